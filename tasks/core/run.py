@@ -1,0 +1,245 @@
+"""A run: what happens around a stage's function so that its output is reused, resumed, committed once and recorded.
+
+    fingerprint -> found and verified? reuse it
+                -> else take the lease -> run in scratch -> commit -> record
+
+Each stage is a Prefect task: Prefect shows, schedules and retries it, the store decides whether there is work.
+Prefect's own cache is off, since its keys hold the flow run's id and miss helper functions.
+"""
+
+import contextlib
+import errno
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks.core.errors import StageError, UserError
+from tasks.core.journal import Journal, read_journal
+from tasks.core.lease import take
+from tasks.core.stage import Call, StageLog
+from tasks.core.store import Artifact, Request, Store, write_run_record
+
+SHOWN_IN_MLFLOW = (".json", ".html", ".md", ".svg", ".png")
+SHOWN_BYTES = 4 << 20
+CODE = {"code", "version"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one stage of a run ended."""
+
+    node: str
+    stage: str
+    action: str
+    """reused, ran, resumed or kept (an old output accepted in spite of changed code)."""
+    digest: str
+    seconds: float
+
+
+class View(Protocol):
+    """Whoever shows a run to a person."""
+
+    def began(self, node: str, action: str) -> None: ...
+    def said(self, node: str, message: str) -> None: ...
+    def progressed(self, node: str, done: float, total: float, unit: str) -> None: ...
+    def ended(self, outcome: Outcome) -> None: ...
+
+
+@dataclass
+class Run:
+    """The context of a flow that executes its stages. One process at a time has a run open."""
+
+    id: str
+    store: Store
+    journal: Journal
+    view: View
+    keep: frozenset[str] = frozenset()
+    """Stages whose old output is accepted although their code has changed."""
+    outcomes: list[Outcome] = field(default_factory=list)
+    failed_node: str | None = None
+
+    def call(self, call: Call) -> Artifact:
+        """Run the stage as a Prefect task and return its artifact."""
+        from prefect import task
+        from prefect.cache_policies import NO_CACHE
+
+        def execute(**inputs: Artifact | None) -> Artifact:
+            """The inputs are passed so that Prefect draws the edges between its tasks."""
+            return self._recorded(call)
+
+        runner = task(name=call.stage.name, task_run_name=call.node, cache_policy=NO_CACHE, persist_result=False)(
+            execute
+        )
+        return runner(**call.inputs)
+
+    def _recorded(self, call: Call) -> Artifact:
+        """Find or make the artifact, and write what happens into the journal."""
+        started = time.monotonic()
+        request = call.request()
+        log = RunLog(self, call.node)
+        self._record_start(call, request)
+        try:
+            action, artifact = self._obtain(call, request, log)
+            self._record_output(call.node, request, artifact, action)
+        except BaseException as error:
+            self.failed_node = call.node
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            self._append_quietly("end", call.node, status=status)
+            if is_disk_full(error):
+                raise StageError(
+                    f"no space is left in {self.store.home} for the stage {call.node}; free some or point "
+                    "NIGHTSCHOOL_HOME at a larger disk"
+                ) from error
+            raise
+        outcome = Outcome(call.node, call.stage.name, action, artifact.digest, time.monotonic() - started)
+        self.outcomes.append(outcome)
+        self.view.ended(outcome)
+        return artifact
+
+    def _obtain(self, call: Call, request: Request, log: "RunLog") -> tuple[str, Artifact]:
+        found = self.store.find(request.key, log.info)
+        if found is not None:
+            return "reused", found
+        if call.stage.name in self.keep or call.node in self.keep:
+            kept = self._keep(request, log)
+            if kept is not None:
+                return "kept", kept
+        with take(self.store.home / "leases" / request.key) as lease:
+            found = self.store.find(request.key, log.info)  # another process may have made it while we waited
+            if found is not None:
+                return "reused", found
+            scratch = self.store.scratch(request.key)
+            work, out = scratch / "work", scratch / f"out-{lease.token}"
+            resumed = call.stage.keeps_work and work.is_dir() and any(work.iterdir())
+            for leftover in scratch.glob("out-*"):
+                shutil.rmtree(leftover)
+            out.mkdir(parents=True)
+            given: dict[str, Any] = {"out": out, "log": log}
+            if call.stage.keeps_work:
+                work.mkdir(exist_ok=True)
+                given["work"] = work
+            started = time.time()
+            self.view.began(call.node, "resume" if resumed else "run")
+            try:
+                metrics = call.stage.function(**call.arguments, **given)
+                artifact = self.store.commit(request, out, metrics, lease.confirm)
+            except BaseException:
+                shutil.rmtree(out, ignore_errors=True)
+                raise
+            shutil.rmtree(scratch)
+            write_run_record(artifact, self.id, call.node, started)
+            return "resumed" if resumed else "ran", artifact
+
+    def _keep(self, request: Request, log: "RunLog") -> Artifact | None:
+        """Answer `request` with an output that differs from it in nothing but code, and leave the waiver in the
+        lineage."""
+        wanted = request.model_dump(exclude=CODE)
+        for record in self.store.records(request.stage):
+            if record.request.model_dump(exclude=CODE) == wanted:
+                found = self.store.find(record.request.key, log.info)
+                if found is not None:
+                    self.store.point(request, found.digest, waived_code_of=record.request.key)
+                    return found
+        log.info(f"nothing to keep: no output of {request.stage} differs in its code only")
+        return None
+
+    def _record_start(self, call: Call, request: Request) -> None:
+        tags = {"nightschool.stage": request.stage, "nightschool.key": request.key}
+        self.journal.append("start", call.node, name=call.node, tags=tags)
+        self.journal.append("params", call.node, values=flat(request.settings))
+        for name, artifact in call.inputs.items():
+            if artifact is not None:
+                self.journal.append(
+                    "input",
+                    call.node,
+                    name=artifact.stage,
+                    digest=artifact.digest,
+                    source=artifact.path.resolve().as_uri(),
+                    source_type="local",
+                    tags={"nightschool.parameter": name},
+                )
+
+    def _record_output(self, node: str, request: Request, artifact: Artifact, action: str) -> None:
+        record = self.store.record(request.key)
+        waived = record.waived_code_of if record is not None else None
+        tags = {
+            "nightschool.action": action,
+            "nightschool.output.digest": artifact.digest,
+            "nightschool.output.path": str(artifact.path.resolve()),
+            **({"nightschool.kept_in_spite_of_code_of": waived} if waived else {}),
+        }
+        self.journal.append("tags", node, values=tags)
+        if artifact.metrics:
+            values = {name: float(value) for name, value in artifact.metrics.items()}
+            self.journal.append("metrics", node, values=values, step=0, at=time.time_ns() // 1_000_000)
+        for path in sorted(artifact.path.rglob("*")):
+            if path.suffix in SHOWN_IN_MLFLOW and path.is_file() and path.stat().st_size <= SHOWN_BYTES:
+                to = path.parent.relative_to(artifact.path).as_posix()
+                self.journal.append("artifact", node, path=str(path.resolve()), to="" if to == "." else to)
+        self.journal.append("end", node, status="FINISHED")
+
+    def _append_quietly(self, kind: str, node: str, **payload: Any) -> None:
+        """Record what can be recorded while an error is on its way; on a full disk the error itself matters more."""
+        with contextlib.suppress(OSError):
+            self.journal.append(kind, node, **payload)
+
+
+class RunLog(StageLog):
+    """A stage's reports, written to the journal and shown to whoever watches."""
+
+    def __init__(self, run: Run, node: str) -> None:
+        self.run = run
+        self.node = node
+        self._last_step = max(
+            (
+                record.payload["step"]
+                for record in read_journal(run.journal.path)
+                if record.kind == "metrics" and record.node == node
+            ),
+            default=0,
+        )
+
+    def info(self, message: str) -> None:
+        self.run.view.said(self.node, message)
+
+    def metrics(self, values: dict[str, float], step: int | None = None, time_ms: int | None = None) -> None:
+        if step is not None:
+            if step <= self._last_step:  # a resumed process reports again what it had reported, bit for bit
+                return
+            self._last_step = step
+        at = time_ms if time_ms is not None else time.time_ns() // 1_000_000
+        self.run.journal.append("metrics", self.node, values=values, step=step or 0, at=at)
+
+    def progress(self, done: float, total: float, unit: str) -> None:
+        self.run.view.progressed(self.node, done, total, unit)
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted names; lists are kept as values."""
+    flattened: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flattened |= flat(value, f"{prefix}{name}.")
+        else:
+            flattened[prefix + name] = value
+    return flattened
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that caused it, is the operating system's "no space": libraries in Rust and C++ only
+    quote it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if not isinstance(cause, UserError) and "No space left on device" in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def scratch_of(store: Store, request: Request) -> Path:
+    """Where the request's work lies while it is not committed."""
+    return store.scratch(request.key) / "work"

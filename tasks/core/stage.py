@@ -1,0 +1,162 @@
+"""The stage contract: a pure function from artifacts and settings to a folder of files.
+
+    @stage(version=1, libraries=("polars",))
+    def deduplicate(documents: Artifact, settings: DeduplicateSettings, out: Path, log: StageLog) -> Metrics: ...
+
+    deduplicate(documents, settings, out, StageLog())   # plainly: just the function, as unit tests call it
+    deduplicate.run(documents, settings)                # in a flow: reused, resumed or run, committed, recorded
+
+The signature is the declaration. Parameters annotated `Artifact` are inputs, pydantic models are settings; both
+enter the key. `out` is an empty folder to write into; a stage that also asks for `work` gets a folder that outlives
+a kill until the commit. What `.run` does is decided by the context that a flow opened: a run executes
+(`tasks/core/run.py`), a plan explains.
+"""
+
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Protocol, get_args, get_type_hints
+
+from pydantic import BaseModel
+
+from tasks.core.fingerprint import code_fingerprint, library_versions
+from tasks.core.store import Artifact, Reference, Request
+
+Metrics = dict[str, int | float]
+GIVEN = ("out", "work", "log")
+
+
+class StageLog:
+    """Where a stage reports to while it works. This base is silent: what plain calls and unit tests use."""
+
+    def info(self, message: str) -> None:
+        """Say something that a person would want to know, in one line."""
+
+    def metrics(self, values: dict[str, float], step: int | None = None, time_ms: int | None = None) -> None:
+        """Record figures of a series; a step that the run has recorded before is not recorded again."""
+
+    def progress(self, done: float, total: float, unit: str) -> None:
+        """Say how far the work is."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One stage asked for in a flow: which, under which name, on what."""
+
+    stage: "Stage"
+    node: str
+    """The stage's name in this run: its own, or another where a flow runs it twice."""
+    arguments: dict[str, Any]
+
+    @property
+    def inputs(self) -> dict[str, Artifact | None]:
+        return {name: value for name, value in self.arguments.items() if name in self.stage.input_names}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            name: value.model_dump(mode="json")
+            for name, value in self.arguments.items()
+            if name not in self.stage.input_names
+        }
+
+    def request(self) -> Request:
+        """What decides the output; its hash is the key."""
+        references: dict[str, Reference | None] = {
+            name: None if artifact is None else artifact.reference for name, artifact in self.inputs.items()
+        }
+        return Request(
+            stage=self.stage.name,
+            version=self.stage.version,
+            inputs=references,
+            settings=self.settings,
+            code=self.stage.code(),
+            libraries=library_versions(self.stage.libraries),
+        )
+
+
+class Context(Protocol):
+    """What a flow opened around its stages."""
+
+    def call(self, call: Call) -> Artifact: ...
+
+
+context: ContextVar[Context] = ContextVar("context")
+
+
+class Stage:
+    """A stage made by the decorator `stage`."""
+
+    def __init__(
+        self,
+        function: Callable[..., Metrics],
+        version: int,
+        libraries: tuple[str, ...],
+        modules: tuple[str, ...],
+    ) -> None:
+        self.function = function
+        self.name = function.__name__
+        self.version = version
+        self.libraries = libraries
+        self.modules = modules
+        self.__doc__ = function.__doc__
+        self.signature = inspect.signature(function)
+        hints = get_type_hints(function)
+        wanted = [name for name in self.signature.parameters if name not in GIVEN]
+        self.input_names = frozenset(name for name in wanted if _is_artifact(hints[name]))
+        for name in wanted:
+            if name not in self.input_names and not (
+                isinstance(hints[name], type) and issubclass(hints[name], BaseModel)
+            ):
+                raise TypeError(
+                    f"stage {self.name}: parameter {name} is {hints[name]}, but only artifacts and pydantic models can "
+                    "enter a key; make it one of them"
+                )
+        self.keeps_work = "work" in self.signature.parameters
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Metrics:
+        return self.function(*args, **kwargs)
+
+    def run(self, *args: Any, node: str | None = None, **kwargs: Any) -> Artifact:
+        """Ask the flow's context for this stage's artifact on these inputs and settings.
+
+        Args:
+            node: the name of this use of the stage, where a flow uses it more than once.
+
+        Raises:
+            LookupError: no run or plan is open.
+        """
+        wanted = self.signature.replace(
+            parameters=[value for name, value in self.signature.parameters.items() if name not in GIVEN]
+        )
+        bound = wanted.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return context.get().call(Call(self, node or self.name, dict(bound.arguments)))
+
+    def code(self) -> dict[str, str]:
+        """Fingerprints of the modules that this stage consists of."""
+        module = self.function.__module__
+        root = Path(inspect.getfile(self.function)).resolve().parents[module.count(".")]
+        return code_fingerprint(module, root, self.modules)
+
+
+def stage(
+    *, version: int, libraries: tuple[str, ...] = (), modules: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Metrics]], Stage]:
+    """Make a stage of a function.
+
+    Args:
+        version: raised by hand when outputs change for a reason that the code fingerprint cannot see.
+        libraries: distributions whose version changes the output.
+        modules: project modules that the stage runs without importing them, in a child process.
+    """
+    return lambda function: Stage(function, version, libraries, modules)
+
+
+def _is_artifact(hint: Any) -> bool:
+    if isinstance(hint, UnionType):
+        return any(_is_artifact(part) for part in get_args(hint) if part is not type(None))
+    return isinstance(hint, type) and issubclass(hint, Artifact)

@@ -1,0 +1,303 @@
+"""The store: immutable artifacts named by what they contain, and keys that say what was asked for.
+
+An artifact is a folder that appears whole or not at all: its files are written in scratch, synced, described by a
+manifest, and moved into place by one rename. A kill before the rename leaves scratch to sweep; a kill after it
+leaves an artifact that the next run finds by its digest. Reuse reads back what it trusts: every size, and the
+hashes of up to 256 MiB of each artifact (0.1 s), so that a flipped bit on the disk becomes a rerun instead of a
+wrong model.
+"""
+
+import json
+import os
+import random
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.core.errors import StageError
+from tasks.core.fingerprint import canonical
+
+SAMPLED_BYTES = 256 << 20
+DIGEST_LENGTH = 40
+METRICS_FILE = "metrics.json"
+MANIFEST_FILE = "manifest.json"
+RUN_FILE = "run.json"
+
+
+class FileEntry(BaseModel):
+    """One data file of an artifact; `path` is relative to the artifact and uses forward slashes."""
+
+    model_config = ConfigDict(frozen=True)
+    path: str
+    bytes: int
+    blake3: str
+
+
+class Reference(BaseModel):
+    """An artifact as another one names it: independent of where the store lies."""
+
+    model_config = ConfigDict(frozen=True)
+    stage: str
+    digest: str
+
+
+class Request(BaseModel):
+    """Everything that decides what a stage puts out; its hash is the stage's key."""
+
+    model_config = ConfigDict(frozen=True)
+    stage: str
+    version: int
+    inputs: dict[str, Reference | None]
+    settings: dict[str, Any]
+    code: dict[str, str]
+    """Fingerprint of each project module that the stage consists of."""
+    libraries: dict[str, str]
+
+    @cached_property
+    def key(self) -> str:
+        return blake3(canonical(self.model_dump())).hexdigest()[:DIGEST_LENGTH]
+
+
+class Manifest(Request):
+    """What an artifact says of itself. Holds nothing that differs between two equal runs."""
+
+    files: list[FileEntry]
+
+
+class KeyRecord(BaseModel):
+    """The answer to a request: which artifact, and whether a person vouched for it in spite of changed code."""
+
+    model_config = ConfigDict(frozen=True)
+    request: Request
+    digest: str
+    waived_code_of: str | None = None
+    """The key whose output was kept although the code has changed since (`--keep`)."""
+
+    @property
+    def reference(self) -> Reference:
+        return Reference(stage=self.request.stage, digest=self.digest)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A handle to an immutable folder: small enough to pass through Prefect, complete enough to read from."""
+
+    stage: str
+    digest: str
+    path: Path
+
+    @property
+    def reference(self) -> Reference:
+        return Reference(stage=self.stage, digest=self.digest)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest.model_validate_json((self.path / MANIFEST_FILE).read_bytes())
+
+    @cached_property
+    def metrics(self) -> dict[str, int | float]:
+        """The deterministic figures that the stage returned."""
+        path = self.path / METRICS_FILE
+        return json.loads(path.read_bytes()) if path.exists() else {}
+
+    @classmethod
+    def of(cls, stage: str, folder: Path) -> "Artifact":
+        """Treat any folder as an artifact (tests, and models brought in from elsewhere)."""
+        return cls(stage, digest_of(hash_files(folder)), folder)
+
+
+class Store:
+    """Artifacts, keys and scratch below one home folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def path(self, stage: str, digest: str) -> Path:
+        return self.home / "artifacts" / stage / digest
+
+    def scratch(self, key: str) -> Path:
+        return self.home / "scratch" / key
+
+    def get(self, reference: Reference) -> Artifact:
+        return Artifact(reference.stage, reference.digest, self.path(reference.stage, reference.digest))
+
+    def record(self, key: str) -> KeyRecord | None:
+        """The key's answer if there is one and its artifact stands; a torn or foreign file counts as no answer."""
+        try:
+            record = KeyRecord.model_validate_json(self._key_file(key).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+        return record if (self.get(record.reference).path / MANIFEST_FILE).exists() else None
+
+    def find(self, key: str, warn: Callable[[str], None]) -> Artifact | None:
+        """The verified artifact that answers `key`; a damaged one is moved aside, named to `warn`, and not returned."""
+        record = self.record(key)
+        if record is None:
+            return None
+        artifact = self.get(record.reference)
+        damage = find_damage(artifact)
+        if damage is None:
+            return artifact
+        aside = self.set_aside(artifact)
+        warn(
+            f"{artifact.stage} {artifact.digest[:12]} is damaged ({damage}); "
+            f"it was moved to {aside} and is derived again"
+        )
+        return None
+
+    def set_aside(self, artifact: Artifact) -> Path:
+        """Move a damaged artifact out of reach, keeping its bytes for whoever wants to know what happened."""
+        damaged = self.home / "damaged"
+        damaged.mkdir(parents=True, exist_ok=True)
+        taken = sum(1 for _ in damaged.glob(f"{artifact.stage}-{artifact.digest}-*"))
+        aside = damaged / f"{artifact.stage}-{artifact.digest}-{taken + 1}"
+        artifact.path.rename(aside)
+        return aside
+
+    def commit(
+        self,
+        request: Request,
+        out: Path,
+        metrics: dict[str, int | float],
+        confirm: Callable[[], None] = lambda: None,
+    ) -> Artifact:
+        """Make the folder `out` the artifact that answers `request`.
+
+        `confirm` is called last before the rename and raises if the writer has lost its lease: a process that slept
+        through its own time-out must not speak for the stage any more.
+
+        Raises:
+            StageError: `out` holds a link or other thing that is not a plain file.
+        """
+        write_atomic(out / METRICS_FILE, canonical(metrics))
+        files = hash_files(out)
+        for entry in files:
+            path = out / entry.path
+            _sync(path)
+            path.chmod(0o444)
+        digest = digest_of(files)
+        manifest = Manifest(**dict(request), files=files)
+        write_atomic(out / MANIFEST_FILE, json.dumps(manifest.model_dump(), indent=1, sort_keys=True).encode())
+        for folder in {path.parent for path in out.rglob("*")}:
+            _sync(folder)
+        target = self.path(request.stage, digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        confirm()
+        artifact = Artifact(request.stage, digest, target)
+        if target.exists() and find_damage(artifact) is not None:
+            self.set_aside(artifact)
+        if target.exists():  # other settings, same bytes: the wave of reruns stops at this stage
+            shutil.rmtree(out)
+        else:
+            out.rename(target)
+            _sync(target.parent)
+        self.point(request, digest)
+        return artifact
+
+    def point(self, request: Request, digest: str, waived_code_of: str | None = None) -> None:
+        """Answer `request` with the artifact `digest` from now on."""
+        record = KeyRecord(request=request, digest=digest, waived_code_of=waived_code_of)
+        self._key_file(request.key).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._key_file(request.key), record.model_dump_json(indent=1).encode())
+
+    def records(self, stage: str) -> Iterator[KeyRecord]:
+        """All standing answers of a stage, the newest first."""
+        files = sorted((self.home / "keys").glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in files:
+            record = self.record(path.stem)
+            if record is not None and record.request.stage == stage:
+                yield record
+
+    def _key_file(self, key: str) -> Path:
+        return self.home / "keys" / f"{key}.json"
+
+
+def hash_files(folder: Path) -> list[FileEntry]:
+    """Entries of all data files below `folder` (the manifest and the run record are not data), sorted by path."""
+    entries = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise StageError(f"{path} is not a plain file, so the artifact cannot be moved; write the file itself")
+        relative = path.relative_to(folder).as_posix()
+        if path.is_file() and relative not in (MANIFEST_FILE, RUN_FILE):
+            hasher = blake3(max_threads=blake3.AUTO)
+            hasher.update_mmap(path)
+            entries.append(FileEntry(path=relative, bytes=path.stat().st_size, blake3=hasher.hexdigest()))
+    return entries
+
+
+def digest_of(files: list[FileEntry]) -> str:
+    """The artifact's name: a hash over paths, sizes and hashes, so the same bytes have the same name anywhere."""
+    return blake3(canonical([entry.model_dump() for entry in files])).hexdigest()[:DIGEST_LENGTH]
+
+
+def find_damage(artifact: Artifact, sampled_bytes: int | None = SAMPLED_BYTES) -> str | None:
+    """What is wrong with an artifact's files, or None. All sizes are compared, and hashes of files in random order
+    until `sampled_bytes` are read (None: all of them)."""
+    try:
+        manifest = artifact.manifest
+    except (FileNotFoundError, ValidationError):
+        return "its manifest cannot be read"
+    if digest_of(manifest.files) != artifact.digest:
+        return "its manifest does not belong to its digest"
+    for entry in manifest.files:
+        path = artifact.path / entry.path
+        if not path.is_file():
+            return f"{entry.path} is missing"
+        if path.stat().st_size != entry.bytes:
+            return f"{entry.path} has {path.stat().st_size} bytes instead of {entry.bytes}"
+    left = sampled_bytes
+    for entry in random.sample(manifest.files, len(manifest.files)):
+        if left is not None and left <= 0:
+            break
+        hasher = blake3(max_threads=blake3.AUTO)
+        hasher.update_mmap(artifact.path / entry.path)
+        if hasher.hexdigest() != entry.blake3:
+            return f"the bytes of {entry.path} have changed"
+        left = None if left is None else left - entry.bytes
+    return None
+
+
+def write_run_record(artifact: Artifact, run_id: str, node: str, started: float) -> None:
+    """Say beside the manifest when, where and in which run the artifact was made; outside its digest, since it differs
+    between equal runs. `started` is in seconds since 1970."""
+    made = {
+        "run": run_id,
+        "node": node,
+        "host": socket.gethostname(),
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 3),
+    }
+    write_atomic(artifact.path / RUN_FILE, json.dumps(made, indent=1).encode())
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace a file so that a reader, or a kill, sees the old content or the new and never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
