@@ -101,7 +101,8 @@ def is_alive(held: dict) -> bool:
     if held["host"] != socket.gethostname():
         return True
     try:
-        return psutil.Process(held["pid"]).create_time() == held["born"]
+        # Clock corrections shift creation times a little; pids do not come round within two seconds.
+        return abs(psutil.Process(held["pid"]).create_time() - held["born"]) < 2
     except psutil.NoSuchProcess:
         return False
 

@@ -1,0 +1,1 @@
+"""What happens in which order: Prefect flows, the recipe, the command line."""

@@ -1,0 +1,182 @@
+"""The command line. Every verb is a few lines over one function; what is heavy is imported when its verb is used."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tasks.core.errors import StageError, UserError
+
+if TYPE_CHECKING:
+    from flows.ledger import Night
+
+app = typer.Typer(
+    help="Nightly pre-training: ingest, deduplicate, tokenize, train, fine-tune, and trace every model to its data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RecipeArgument = Annotated[Path, typer.Argument(help="A recipe's path, or the name of one that ships: quickstart.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option("--keep", metavar="STAGE", help="Accept this stage's old output although its code has changed."),
+]
+
+
+@app.command()
+def quickstart(as_json: Json = False) -> None:
+    """Run the whole pipeline on the documentation that came with this Python: no account, no download."""
+    _run(Path("quickstart"), as_json)
+
+
+@app.command()
+def run(recipe: RecipeArgument, keep: Keep = None, as_json: Json = False) -> None:
+    """Run a recipe now; what has been computed before is reused."""
+    _run(recipe, as_json, keep)
+
+
+@app.command()
+def plan(recipe: RecipeArgument, as_json: Json = False) -> None:
+    """Say, stage by stage, what a run would reuse, resume or run, and which field makes the difference."""
+    from flows.ledger import home_folder
+    from flows.plan import make_plan
+    from flows.summary import plan_table
+
+    steps = make_plan(recipe, home_folder())
+    _show(as_json, [vars(step) for step in steps], lambda: plan_table(steps))
+
+
+@app.command()
+def rerun(
+    night: Annotated[str | None, typer.Argument(help="A night's id; without it, the last one.")] = None,
+    keep: Keep = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a failed or killed night from its first unfinished stage, in the same MLflow run."""
+    from flows.ledger import Ledger, home_folder
+
+    failed = Ledger(home_folder()).to_rerun(night)
+    _run(Path(failed.recipe_path), as_json, keep, failed.id)
+
+
+@app.command()
+def up(as_json: Json = False) -> None:
+    """Start Prefect's and MLflow's servers and a worker for schedules, in the background."""
+    from flows import services
+    from flows.ledger import home_folder
+    from flows.start import make_home
+    from flows.summary import services_table
+
+    make_home(home_folder())
+    started = services.up(home_folder())
+    _show(as_json, [vars(part) for part in started.parts], lambda: services_table(started))
+
+
+@app.command()
+def down(as_json: Json = False) -> None:
+    """End what `up` started; a training run on the worker saves first."""
+    from flows import services
+    from flows.ledger import home_folder
+
+    ended = services.down(home_folder())
+    _show(as_json, list(ended), lambda: f"ended: {', '.join(ended)}" if ended else "nothing was running")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Say what is running: the services of `up`, and the last nights with their progress."""
+    from flows import services
+    from flows.ledger import Ledger, home_folder
+    from flows.summary import status_table
+
+    nights = Ledger(home_folder()).nights()[-10:]
+    running = services.running(home_folder())
+    values = {
+        "services": [vars(part) for part in running.parts] if running else [],
+        "nights": [night.model_dump(mode="json") for night in nights],
+    }
+    _show(as_json, values, lambda: status_table(home_folder(), running, nights))
+
+
+@app.command()
+def deploy(
+    recipe: RecipeArgument,
+    cron: Annotated[str, typer.Option(help="When, as a cron line.")] = "0 2 * * *",
+    timezone: Annotated[str, typer.Option(help="The time zone of the cron line.")] = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Schedule a recipe on the worker of `up`."""
+    from flows import services
+    from flows.deployment import deploy as create
+    from flows.ledger import home_folder
+    from flows.recipe import find_recipe, load_recipe
+
+    load_recipe(recipe)
+    api_url = services.existing_api_url(home_folder())
+    if api_url is None:
+        raise UserError("no Prefect server is running that could keep a schedule; start it with `nightschool up`")
+    name = create(home_folder(), find_recipe(recipe), cron, timezone, api_url)
+    said = f"{name} runs at `{cron}` {timezone}; see {api_url.removesuffix('/api')}/deployments"
+    _show(as_json, {"deployment": name, "cron": cron, "timezone": timezone}, lambda: said)
+
+
+@app.command()
+def sync(as_json: Json = False) -> None:
+    """Bring MLflow level with the journals: after an outage, or to rebuild an empty one."""
+    from flows.ledger import Ledger, home_folder
+    from flows.session import sync_all
+
+    left = sync_all(Ledger(home_folder()))
+    _show(as_json, {"left": left}, lambda: f"MLflow is level with {len(left)} journals")
+
+
+def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: str | None = None) -> None:
+    from rich.console import Console
+
+    from flows.recipe import load_recipe
+
+    load_recipe(recipe)  # a misspelt key is told before anything is started
+    from flows.start import NightFailed, start
+    from flows.summary import night_summary
+
+    try:
+        night = start(recipe, Console(stderr=as_json), keep, night_id)
+    except NightFailed as failure:
+        print(f"{failure} (traceback: {failure.log})", file=sys.stderr)
+        print(f"to go on from there: nightschool rerun {failure.night.id}", file=sys.stderr)
+        raise typer.Exit(1) from failure
+    _show(as_json, _values(night), lambda: night_summary(night))
+
+
+def _values(night: "Night") -> object:
+    return night.model_dump(mode="json")
+
+
+def _show(as_json: bool, value: object, text: "object") -> None:
+    """Print a JSON value or what a person reads; `text` is a function, so that tables are only drawn when wanted."""
+    if as_json:
+        print(json.dumps(value, indent=1, default=str))
+        return
+    from rich.console import Console
+
+    Console().print(text() if callable(text) else text, highlight=False)
+
+
+def main() -> None:
+    """Run the command line: exit code 2 for the user's mistakes, 1 for failures, one sentence either way."""
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except StageError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The night: corpus, pre-training, fine-tuning, report; what a schedule starts and what `nightschool run` runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from tasks.report import ReportSettings, report
+
+from flows.corpus import corpus
+from flows.finetune import Finetuned, finetune
+from flows.pretrain import Pretrained, pretrain
+from flows.recipe import Recipe
+from flows.session import open_session
+from tasks.core.store import Artifact
+
+
+@dataclass(frozen=True)
+class Released:
+    """What a night leaves behind."""
+
+    pretrained: Pretrained
+    finetuned: Finetuned | None
+    report: Artifact
+
+
+def night(recipe: Recipe, call: Callable[..., Any] = lambda flow, *arguments: flow(*arguments)) -> Released:
+    """The pipeline in order. `call` says how a flow is entered: by Prefect, or, for a plan, as a plain function."""
+    data = call(corpus, recipe)
+    model = call(pretrain, recipe, data)
+    tuned = call(finetune, recipe.finetune, data, model) if recipe.finetune else None
+    written = report.run(
+        data.ingested,
+        data.filtered,
+        data.deduplicated,
+        data.tokenizer,
+        data.tokens,
+        model.model,
+        model.evaluation,
+        tuned and tuned.pretrained,
+        tuned and tuned.scratch,
+        tuned and tuned.baseline,
+        model.export,
+        ReportSettings(title=recipe.name),
+    )
+    return Released(model, tuned, written)
+
+
+@flow(name="nightly", validate_parameters=False)
+def nightly(recipe: str, keep: list[str] | None = None, night_id: str | None = None) -> str:
+    """Run a recipe and return the night's id.
+
+    Args:
+        recipe: path of the recipe, or the name of one that ships.
+        keep: stages whose old output is accepted although their code has changed.
+        night_id: the night to go on with; without it a retry of this flow run finds its own, and a new run begins one.
+    """
+    with open_session(Path(recipe), frozenset(keep or ()), night_id) as session:
+        released = night(session.recipe)
+        session.publish(released.report, released.pretrained.export)
+    return session.night.id

@@ -1,0 +1,123 @@
+"""The plan: what a run would reuse, resume or run, stage by stage, and the exact field that makes the difference.
+
+A plan walks through the same flows as a run, with a context that looks keys up instead of executing. Where a stage
+would run, its output is unknown, so the stages after it are planned on the promise of an output: they run unless it
+comes out equal.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.core.run import flat
+from tasks.core.stage import Call
+from tasks.core.store import Artifact, Request, Store, find_damage
+
+PROMISED = "?"
+"""Stands where the digest of an output that does not exist yet would stand."""
+SHOWN_DIFFERENCES = 4
+
+
+@dataclass(frozen=True)
+class Step:
+    """What would happen to one stage, and why."""
+
+    node: str
+    stage: str
+    action: str
+    """reuse, run, resume (from a checkpoint), or depends (runs unless its inputs come out equal)."""
+    why: list[str]
+
+
+@dataclass
+class Plan:
+    """The context of a flow that is only looked at."""
+
+    store: Store
+    steps: list[Step] = field(default_factory=list)
+
+    def call(self, call: Call) -> Artifact:
+        """Say what would happen; the answer is the artifact that stands, or a promise of one."""
+        request = call.request()
+        record = self.store.record(request.key)
+        if record is not None:
+            artifact = self.store.get(record.reference)
+            damage = find_damage(artifact, sampled_bytes=0)
+            if damage is None:
+                self._step(call, "reuse", [])
+                return artifact
+            self._step(call, "run", [f"its artifact is damaged: {damage}"])
+        else:
+            promised = [name for name, artifact in call.inputs.items() if artifact and artifact.digest == PROMISED]
+            why = self._differences(request, promised)
+            if promised and not why:
+                self._step(call, "depends", [f"runs unless {name} comes out equal" for name in promised])
+            else:
+                work = self.store.scratch(request.key) / "work"
+                resumes = not promised and work.is_dir() and any(work.iterdir())
+                self._step(call, "resume" if resumes else "run", why or ["it has not run yet"])
+        return Artifact(call.stage.name, PROMISED, Path(PROMISED))
+
+    def _step(self, call: Call, action: str, why: list[str]) -> None:
+        self.steps.append(Step(call.node, call.stage.name, action, why))
+
+    def _differences(self, wanted: Request, promised: list[str]) -> list[str]:
+        """What differs from the most similar request that has an answer; promised inputs count as equal."""
+        candidates = [differences(record.request, wanted, promised) for record in self.store.records(wanted.stage)]
+        if not candidates:
+            return [] if promised else ["it has not run yet"]
+        nearest = min(candidates, key=len)
+        more = len(nearest) - SHOWN_DIFFERENCES
+        return nearest[:SHOWN_DIFFERENCES] + ([f"and {more} more"] if more > 0 else [])
+
+
+def differences(had: Request, wanted: Request, ignored_inputs: list[str]) -> list[str]:
+    """Each field in which two requests of one stage differ, as `field: old -> new`."""
+    found = []
+    before, after = _fields(had), _fields(wanted)
+    for name in sorted(before.keys() | after.keys()):
+        if name.removeprefix("input ") in ignored_inputs and name.startswith("input "):
+            continue
+        if before.get(name) != after.get(name):
+            found.append(_said(name, before.get(name), after.get(name)))
+    return found
+
+
+def _fields(request: Request) -> dict[str, Any]:
+    return {
+        "version": request.version,
+        **{f"input {name}": given and given.digest[:12] for name, given in request.inputs.items()},
+        **flat(request.settings),
+        **{f"code of {name}": digest for name, digest in request.code.items()},
+        **{f"library {name}": version for name, version in request.libraries.items()},
+    }
+
+
+def _said(name: str, before: Any, after: Any) -> str:
+    if name.startswith("code of "):
+        return f"{name} changed"
+    return f"{name}: {_short(before)} -> {_short(after)}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def make_plan(recipe_path: Path, home: Path) -> list[Step]:
+    """Walk through the night of a recipe without running anything.
+
+    Raises:
+        UserError: the recipe is wrong, or a source that it names is missing.
+    """
+    from flows.nightly import night
+    from flows.recipe import load_recipe
+    from tasks.core.stage import context
+
+    plan = Plan(Store(home))
+    token = context.set(plan)
+    try:
+        night(load_recipe(recipe_path), call=lambda flow, *arguments: flow.fn(*arguments))
+    finally:
+        context.reset(token)
+    return plan.steps

@@ -1,0 +1,30 @@
+"""Pre-training: a model of the corpus, and how well it predicts documents that it has not seen."""
+
+from dataclasses import dataclass
+
+from prefect import flow
+from tasks.evaluate import evaluate
+from tasks.export import export
+from tasks.pretrain import pretrain as train
+
+from flows.corpus import Corpus
+from flows.recipe import Recipe
+from tasks.core.store import Artifact
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The model, its evaluation, and its folder in Hugging Face's format."""
+
+    model: Artifact
+    evaluation: Artifact
+    export: Artifact
+
+
+@flow(name="pretrain", validate_parameters=False)
+def pretrain(recipe: Recipe, corpus: Corpus) -> Pretrained:
+    """Train on the corpus, evaluate on its held-out documents, export."""
+    model = train.run(corpus.tokens, corpus.tokenizer, recipe.pretrain)
+    evaluation = evaluate.run(corpus.tokens, corpus.tokenizer, model, recipe.evaluate)
+    exported = export.run(model, corpus.tokenizer)
+    return Pretrained(model, evaluation, exported)

@@ -1,0 +1,111 @@
+"""Start a night from the command line: server, environment, flow, and a sentence if it fails."""
+
+import os
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.ledger import Ledger, Night, home_folder
+from flows.services import PrivateServer, environment, existing_api_url
+from tasks.core.errors import UserError
+
+
+class NightFailed(Exception):
+    """A night ended badly; the message says how in one sentence, `night` is its entry, `log` holds the traceback."""
+
+    def __init__(self, message: str, night: Night, log: Path) -> None:
+        super().__init__(message)
+        self.night = night
+        self.log = log
+
+
+def start(recipe: Path, console: Console, keep: list[str] | None = None, night_id: str | None = None) -> Night:
+    """Run a recipe in this process and return the night's entry.
+
+    Prefect's server takes 3 to 9 s to answer, so it is started first and awaited after the imports.
+
+    Raises:
+        UserError: the recipe or a source is wrong.
+        NightFailed: a stage failed or the run was interrupted.
+    """
+    home = home_folder()
+    make_home(home)
+    ledger = Ledger(home)
+    known = {night.id for night in ledger.nights()}
+    api_url = existing_api_url(home)
+    server = None if api_url else PrivateServer.start(home)
+    with server or nullcontext():
+        os.environ.update(environment(home, api_url or server.api_url))  # type: ignore[union-attr]
+        # The terminal is ours: what Prefect would print there stands on the run's page and in our own lines.
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        from flows.nightly import nightly
+        from flows.session import view
+        from flows.view import TerminalView
+
+        if server:
+            server.wait()
+        with TerminalView(console) as terminal, _interruptible():
+            view.set(terminal)
+            try:
+                finished = nightly(str(recipe), keep, night_id)
+            except UserError:
+                raise
+            except BaseException as error:
+                raise _failure(ledger, known, night_id, error) from error
+    return next(night for night in ledger.nights() if night.id == finished)
+
+
+def make_home(home: Path) -> None:
+    """Create the home folder.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe = home / ".writable"
+        probe.write_bytes(b"nightschool")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"the home folder {home} cannot be written ({error.strerror}); set NIGHTSCHOOL_HOME to one that can"
+        ) from error
+
+
+def _failure(ledger: Ledger, known: set[str], night_id: str | None, error: BaseException) -> BaseException:
+    """The failure of this command's night; the error itself if it struck before a night began."""
+    nights = [night for night in ledger.nights() if night.id == night_id or night.id not in known]
+    if not nights:
+        return error
+    night = nights[-1]
+    log = ledger.home / "logs" / f"night-{night.id}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("".join(traceback.format_exception(error)))
+    where = f"the stage {night.failed_node}" if night.failed_node else "the night"
+    if isinstance(error, Exception):
+        return NightFailed(f"{where} failed: {_one_line(error)}", night, log)
+    return NightFailed(f"{where} was interrupted", night, log)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    named = text if type(error).__module__.startswith("tasks.") else f"{type(error).__name__}: {text}"
+    return named if len(named) <= 400 else named[:397] + "..."
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make SIGTERM end the run in order, as Ctrl-C does: stages clean up, training saves, MLflow hears of it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,85 @@
+"""What a person sees while a run works: a live line on a terminal, plain lines elsewhere, Prefect's log on a worker."""
+
+import logging
+import time
+from contextlib import AbstractContextManager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tasks.core.run import Outcome
+
+PLAIN_INTERVAL_S = 15.0
+
+
+class TerminalView(AbstractContextManager["TerminalView"]):
+    """Rich output: finished stages scroll up, the one at work has a bar. Without a terminal, a line every 15 s."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[amount]}", style="dim"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, int] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> "TerminalView":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def began(self, node: str, action: str) -> None:
+        self._tasks[node] = self._bars.add_task(f"{node:<18}", total=None, amount=action)
+        self._last_line = time.monotonic()
+
+    def said(self, node: str, message: str) -> None:
+        self.console.print(f"  [dim]{node:<18} {message}[/]", highlight=False)
+
+    def progressed(self, node: str, done: float, total: float, unit: str) -> None:
+        amount = f"{done:,.0f} of {total:,.0f} {unit}"
+        if node in self._tasks:
+            self._bars.update(self._tasks[node], completed=done, total=total, amount=amount)  # type: ignore[arg-type]
+        if not self.console.is_terminal and time.monotonic() - self._last_line > PLAIN_INTERVAL_S:
+            self._last_line = time.monotonic()
+            self.said(node, amount)
+
+    def ended(self, outcome: Outcome) -> None:
+        if outcome.node in self._tasks:
+            self._bars.remove_task(self._tasks.pop(outcome.node))  # type: ignore[arg-type]
+        mark = "[cyan]=[/]" if outcome.action in ("reused", "kept") else "[green]✓[/]"
+        self.console.print(
+            f"{mark} {outcome.node:<18} {outcome.action:<8} {outcome.seconds:7.1f} s  [dim]{outcome.digest[:12]}[/]",
+            highlight=False,
+        )
+
+
+class LogView:
+    """Lines in a logger: Prefect shows them at the run that a worker started."""
+
+    def __init__(self, logger: "logging.Logger | logging.LoggerAdapter[logging.Logger]") -> None:
+        self.logger = logger
+        self._last_line = 0.0
+
+    def began(self, node: str, action: str) -> None:
+        self.logger.info("%s: %s", node, action)
+
+    def said(self, node: str, message: str) -> None:
+        self.logger.info("%s: %s", node, message)
+
+    def progressed(self, node: str, done: float, total: float, unit: str) -> None:
+        if time.monotonic() - self._last_line > PLAIN_INTERVAL_S:
+            self._last_line = time.monotonic()
+            self.logger.info("%s: %s of %s %s", node, f"{done:,.0f}", f"{total:,.0f}", unit)
+
+    def ended(self, outcome: Outcome) -> None:
+        self.logger.info("%s: %s in %.1f s, %s", outcome.node, outcome.action, outcome.seconds, outcome.digest[:12])

@@ -1,0 +1,39 @@
+"""What many tests need: a Prefect server of their own, and the optional real data beside the checkout."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+# Tests answer for their own folders: what the developer's shell points at must not be touched.
+for name in ("NIGHTSCHOOL_HOME", "PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(name, None)
+
+PROJECT = Path(__file__).resolve().parent.parent
+SHARED_DATA = PROJECT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A private Prefect server, known to this process's environment before Prefect is imported."""
+    from flows.services import PrivateServer, environment
+
+    home = tmp_path_factory.mktemp("prefect")
+    with PrivateServer.start(home) as server:
+        variables = environment(home, server.api_url)
+        variables.pop("NIGHTSCHOOL_HOME")
+        os.environ.update(variables)
+        yield server.wait()
+        for name in variables:
+            os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the checkout; a clone without it skips the tests that want it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the optional data folder ../shared/data is not here")
+    return SHARED_DATA
