@@ -130,8 +130,9 @@ def sync(as_json: Json = False) -> None:
     from flows.ledger import Ledger, home_folder
     from flows.session import sync_all
 
-    left = sync_all(Ledger(home_folder()))
-    _show(as_json, {"left": left}, lambda: f"MLflow is level with {len(left)} journals")
+    sent = sync_all(Ledger(home_folder()))
+    said = f"MLflow is level with {len(sent)} nights; {sum(sent.values())} records were sent"
+    _show(as_json, {"sent": sent}, lambda: said)
 
 
 def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: str | None = None) -> None:
@@ -148,7 +149,7 @@ def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: s
     except NightFailed as failure:
         print(f"{failure} (traceback: {failure.log})", file=sys.stderr)
         print(f"to go on from there: nightschool rerun {failure.night.id}", file=sys.stderr)
-        raise typer.Exit(1) from failure
+        raise typer.Exit(2 if isinstance(failure.__cause__, UserError) else 1) from failure
     _show(as_json, _values(night), lambda: night_summary(night))
 
 

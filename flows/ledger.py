@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -45,6 +45,8 @@ class Night(BaseModel):
     stages: list[StageEntry] = []
     failed_node: str | None = None
     error: str | None = None
+    in_mlflow: bool = False
+    """Whether MLflow has been seen to hold all of the night's journal."""
     prefect_runs: list[str] = []
     """Ids of the Prefect flow runs that worked on this night; a retry in Prefect keeps its id and finds its night
     by it."""
@@ -140,8 +142,3 @@ def now() -> str:
 def home_folder() -> Path:
     """Where everything lies: NIGHTSCHOOL_HOME, or `.nightschool` in the current folder."""
     return Path(os.environ.get("NIGHTSCHOOL_HOME") or ".nightschool").expanduser().absolute()
-
-
-def summary(nights: list[Night]) -> list[dict[str, Any]]:
-    """The ledger as plain values, for `--json`."""
-    return [night.model_dump(mode="json") for night in nights]

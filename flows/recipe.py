@@ -103,8 +103,8 @@ def _sentence(error: ValidationError, content: dict[str, Any]) -> str:
     dotted = ".".join(str(part) for part in place)
     more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
     if fault["type"] == "extra_forbidden":
-        key = str(fault["loc"][-1])
-        near = difflib.get_close_matches(key, _known_keys(Recipe), n=1)
+        key = str(place[-1])
+        near = difflib.get_close_matches(key, sorted(_known_keys(Recipe) - {key}), n=1)
         hint = f"did you mean `{near[0]}`?" if near else "remove it or see the recipes in deployments/"
         return f"unknown key `{dotted}`; {hint}{more}"
     if fault["type"] == "missing":
@@ -121,10 +121,10 @@ def _keys_along(content: Any) -> set[str]:
     return set()
 
 
-def _known_keys(model: type[BaseModel]) -> list[str]:
+def _known_keys(model: type[BaseModel]) -> set[str]:
     """Every key that some place of a recipe knows."""
     known: set[str] = set()
     schema = model.model_json_schema()
     for definition in [schema, *schema.get("$defs", {}).values()]:
         known.update(definition.get("properties", {}))
-    return sorted(known)
+    return known

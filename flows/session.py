@@ -1,5 +1,7 @@
 """A session: one process at work on a night, with everything it must hold and let go: lease, journal, sender, entry."""
 
+import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +15,12 @@ from flows.ledger import Ledger, Night, StageEntry, close_journal, home_folder, 
 from flows.recipe import Recipe, find_recipe, load_recipe
 from flows.services import tracking_uri
 from flows.view import LogView
+from tasks.core.errors import StageError
 from tasks.core.journal import Journal
 from tasks.core.run import Run, View
 from tasks.core.stage import context
 from tasks.core.store import Artifact, Store, write_atomic
-from tasks.core.tracking import Sender
+from tasks.core.tracking import Sender, sync
 
 DRAIN_S = 30.0
 
@@ -62,25 +65,46 @@ def open_session(recipe_path: Path, keep: frozenset[str], night_id: str | None) 
     with ledger.hold(night):
         ledger.write(night)
         journal = Journal(ledger.journal_path(night))
-        uri = tracking_uri(home)
-        sender = Sender(journal.path, uri)
+        sender = Sender(journal.path, tracking_uri(home))
         sender.start()
-        run = Run(night.id, Store(home), journal, view.get() or _prefect_log(), keep)
+        watcher = view.get() or _prefect_log()
+        run = Run(night.id, Store(home), journal, watcher, keep)
         _record_start(home, journal, night, recipe)
         token = context.set(run)
+        outages = _Said(watcher)
+        logging.getLogger("nightschool.tracking").addHandler(outages)
         try:
             yield Session(night, recipe, run)
         except BaseException as error:
-            state = "failed" if isinstance(error, Exception) else "killed"
-            _end(ledger, night, run, state, error)
+            _end(ledger, night, run, "failed" if isinstance(error, Exception) else "killed", error)
             raise
         else:
             _end(ledger, night, run, "done", None)
         finally:
             context.reset(token)
-            left = sender.drain(DRAIN_S)
-            if left:
-                run.view.said("mlflow", f"{left} records wait in the journal for {uri}; `nightschool sync` sends them")
+            _level(ledger, night, sender, watcher)
+            logging.getLogger("nightschool.tracking").removeHandler(outages)
+
+
+class _Said(logging.Handler):
+    """Passes the sender's warnings to the view: printed past it, they would tear its live lines."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__(logging.WARNING)
+        self.view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.view.said("mlflow", record.getMessage())
+
+
+def _level(ledger: Ledger, night: Night, sender: Sender, view: View) -> None:
+    """Let the sender finish, then send what earlier nights could not; an MLflow that is away costs half a minute."""
+    left = sender.drain(DRAIN_S)
+    _note_in_mlflow(ledger, night, left == 0)
+    if left:
+        view.said("mlflow", f"{left} records wait in the journal; `nightschool sync` sends them when MLflow answers")
+    else:
+        _send_missing(ledger, tracking_uri(ledger.home), view)
 
 
 def _choose_night(ledger: Ledger, recipe: Recipe, path: Path, night_id: str | None) -> Night:
@@ -90,8 +114,8 @@ def _choose_night(ledger: Ledger, recipe: Recipe, path: Path, night_id: str | No
     if night is None:
         night = new_night(recipe.name, path)
     runs = [run for run in night.prefect_runs if run != flow_run.id] + [flow_run.id]
-    fresh = {"state": "running", "ended": None, "failed_node": None, "error": None, "prefect_runs": runs}
-    return night.model_copy(update=fresh)
+    fresh = {"state": "running", "ended": None, "failed_node": None, "error": None, "in_mlflow": False}
+    return night.model_copy(update={**fresh, "prefect_runs": runs})
 
 
 def _record_start(home: Path, journal: Journal, night: Night, recipe: Recipe) -> None:
@@ -108,7 +132,7 @@ def _end(ledger: Ledger, night: Night, run: Run, state: str, error: BaseExceptio
     night.ended = now()
     night.stages = [StageEntry(**vars(outcome)) for outcome in run.outcomes]
     night.failed_node = run.failed_node
-    night.error = str(error) or type(error).__name__ if error else None
+    night.error = None if error is None else str(error) if isinstance(error, Exception) else "it was interrupted"
     times = {f"seconds/{outcome.node}": outcome.seconds for outcome in run.outcomes}
     run.journal.append("metrics", "", values=times, step=0, at=time.time_ns() // 1_000_000)
     run.journal.close()
@@ -120,3 +144,38 @@ def _prefect_log() -> LogView:
     from prefect import get_run_logger
 
     return LogView(get_run_logger())
+
+
+def sync_all(ledger: Ledger) -> dict[str, int]:
+    """Bring MLflow level with every night's journal; returns the number of records sent, by night.
+
+    Raises:
+        StageError: MLflow does not answer.
+    """
+    uri = tracking_uri(ledger.home)
+    return {night.id: _sync(ledger, night, uri) for night in ledger.nights() if night.state != "running"}
+
+
+def _send_missing(ledger: Ledger, uri: str, view: View) -> None:
+    """Send what earlier nights could not: those that were killed, or ran while MLflow was away."""
+    for night in ledger.nights():
+        if night.state != "running" and not night.in_mlflow:
+            try:
+                _sync(ledger, night, uri)
+            except StageError as error:
+                view.said("mlflow", str(error))
+                return
+
+
+def _sync(ledger: Ledger, night: Night, uri: str) -> int:
+    path = ledger.journal_path(night)
+    sent = sync(path, uri) if path.exists() else 0
+    _note_in_mlflow(ledger, night, True)
+    return sent
+
+
+def _note_in_mlflow(ledger: Ledger, night: Night, is_level: bool) -> None:
+    if night.state != "running" and night.in_mlflow != is_level:
+        night.in_mlflow = is_level
+        with contextlib.suppress(OSError):  # a full disk has been reported by the stage that met it
+            ledger.write(night)

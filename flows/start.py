@@ -29,7 +29,7 @@ def start(recipe: Path, console: Console, keep: list[str] | None = None, night_i
     Prefect's server takes 3 to 9 s to answer, so it is started first and awaited after the imports.
 
     Raises:
-        UserError: the recipe or a source is wrong.
+        UserError: the recipe or a source is wrong, and no night was begun.
         NightFailed: a stage failed or the run was interrupted.
     """
     home = home_folder()
@@ -52,8 +52,6 @@ def start(recipe: Path, console: Console, keep: list[str] | None = None, night_i
             view.set(terminal)
             try:
                 finished = nightly(str(recipe), keep, night_id)
-            except UserError:
-                raise
             except BaseException as error:
                 raise _failure(ledger, known, night_id, error) from error
     return next(night for night in ledger.nights() if night.id == finished)

@@ -46,9 +46,9 @@ class TerminalView(AbstractContextManager["TerminalView"]):
         self.console.print(f"  [dim]{node:<18} {message}[/]", highlight=False)
 
     def progressed(self, node: str, done: float, total: float, unit: str) -> None:
-        amount = f"{done:,.0f} of {total:,.0f} {unit}"
+        amount = amount_of(done, total, unit)
         if node in self._tasks:
-            self._bars.update(self._tasks[node], completed=done, total=total, amount=amount)  # type: ignore[arg-type]
+            self._bars.update(self._tasks[node], completed=done, total=total or None, amount=amount)  # type: ignore[arg-type]
         if not self.console.is_terminal and time.monotonic() - self._last_line > PLAIN_INTERVAL_S:
             self._last_line = time.monotonic()
             self.said(node, amount)
@@ -79,7 +79,12 @@ class LogView:
     def progressed(self, node: str, done: float, total: float, unit: str) -> None:
         if time.monotonic() - self._last_line > PLAIN_INTERVAL_S:
             self._last_line = time.monotonic()
-            self.logger.info("%s: %s of %s %s", node, f"{done:,.0f}", f"{total:,.0f}", unit)
+            self.logger.info("%s: %s", node, amount_of(done, total, unit))
 
     def ended(self, outcome: Outcome) -> None:
         self.logger.info("%s: %s in %.1f s, %s", outcome.node, outcome.action, outcome.seconds, outcome.digest[:12])
+
+
+def amount_of(done: float, total: float, unit: str) -> str:
+    """Progress in words; a total of 0 means that nobody knows it yet."""
+    return f"{done:,.0f} of {total:,.0f} {unit}" if total else f"{done:,.0f} {unit}"

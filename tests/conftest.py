@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.tiny import TINY, Commands
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -37,3 +40,11 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the optional data folder ../shared/data is not here")
     return SHARED_DATA
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Commands:
+    """A fresh home and the tiny recipe."""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(TINY))
+    return Commands(tmp_path / "home", recipe)

@@ -28,6 +28,13 @@ class Record:
     node: str
     payload: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def parse(cls, line: bytes) -> "Record":
+        """The record that a whole line holds; ValueError or KeyError if it holds none."""
+        fields = json.loads(line)
+        seq, at, kind, node = (fields.pop(name) for name in ("seq", "time", "kind", "node"))
+        return cls(seq, at, kind, node, fields)
+
 
 class Journal:
     """A journal opened for appending; safe to use from several threads of one process."""
@@ -98,10 +105,9 @@ def read_journal(path: Path, after: int = 0) -> Iterator[Record]:
         for line in file:
             if not line.endswith(b"\n"):
                 return
-            fields = json.loads(line)
-            seq, at, kind, node = (fields.pop(name) for name in ("seq", "time", "kind", "node"))
-            if seq > after:
-                yield Record(seq, at, kind, node, fields)
+            record = Record.parse(line)
+            if record.seq > after:
+                yield record
 
 
 def _whole_lines(path: Path) -> tuple[int, int]:

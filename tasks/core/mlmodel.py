@@ -1,6 +1,7 @@
 """The `MLmodel` file of an exported model, written by hand, so that MLflow's users can load it.
 
-`mlflow.transformers.save_model` fails on a local folder with transformers 5 (mlflow 3.17.2: `'str' object has no attribute '__name__'`) and would import torch (5 s, 400 MB) into the process that runs the flow.
+`mlflow.transformers.save_model` fails on a local folder with transformers 5 (mlflow 3.17.2: `'str' object has no
+attribute '__name__'`) and would import torch and transformers into the process that runs the flow.
 """
 
 import json

@@ -1,9 +1,9 @@
 """What MLflow is told about a run: the one file that calls MLflow's client.
 
-Each record of a journal becomes one or a few calls that may be repeated without harm, because sending is at least once: metrics carry
-the journal's time and step (MLflow drops equal points), runs are found by their tags before they are created, models by the digest
-of their files. Only `MlflowClient` is used, bound to one URI: the fluent API keeps a current run and a tracking URI for
-the whole process, which a library's thread must not touch.
+Each record of a journal becomes one or a few calls that may be repeated without harm, because sending is at least
+once: metrics carry the journal's time and step (MLflow drops equal points), runs are found by their tags before
+they are created, models by the digest of their files. Only `MlflowClient` is used, bound to one URI: the fluent API
+keeps a current run and a tracking URI for the whole process, which a library's thread must not touch.
 """
 
 import contextlib
@@ -127,13 +127,7 @@ class Projection:
         runs, token = {}, None
         ours = f"tags.`{RUN_TAG}` = '{self._run}'"
         while True:
-            page = self._client.search_runs(
-                [self._experiment],
-                f"tags.`{RUN_TAG}` = '{self._run}'",
-                ViewType.ALL,
-                max_results=1000,
-                page_token=token,
-            )
+            page = self._client.search_runs([self._experiment], ours, ViewType.ALL, page_token=token)
             runs.update({run.data.tags[NODE_TAG]: run.info.run_id for run in page})
             if not (token := page.token):
                 return runs
@@ -177,7 +171,8 @@ class Projection:
                 at, step = record.payload["at"], record.payload["step"]
                 metrics += [Metric(key, float(value), at, step) for key, value in values.items()]
         if params:
-            # MLflow lets no param change. A resume under changed settings keeps the first value as param, the new one as tag.
+            # MLflow lets no param change. A resume under changed settings keeps the first value as param, the new
+            # one as tag.
             params = _cut(params, PARAM_LENGTH)
             logged = self._client.get_run(run_id).data.params
             tags |= {
@@ -293,8 +288,9 @@ def artifact_root(database: Path) -> Path:
 def create_database(tracking_uri: str) -> None:
     """Make MLflow's SQLite file if there is none, whole or not at all; nothing to do for a server.
 
-    MLflow creates its tables in some sixty migrations (1 to 3 s) that SQLite does not undo: a kill among them would leave a file
-    that no MLflow can open again. So they run on a file aside, which is linked into place when it is ready.
+    MLflow creates its tables in some sixty migrations (1 to 3 s) that SQLite does not undo: a kill among them would
+    leave a file that no MLflow can open again. So they run on a file aside, which is linked into place when it is
+    ready.
     """
     database = sqlite_file(tracking_uri)
     if database is None or database.exists():

@@ -39,7 +39,7 @@ class StageLog:
         """Record figures of a series; a step that the run has recorded before is not recorded again."""
 
     def progress(self, done: float, total: float, unit: str) -> None:
-        """Say how far the work is."""
+        """Say how far the work is; a total of 0 means that it is not known yet."""
 
 
 @dataclass(frozen=True)

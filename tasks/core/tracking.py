@@ -1,10 +1,12 @@
 """The sender: brings MLflow level with a journal, exactly once, and never makes anyone wait.
 
-Training writes to the journal; one daemon thread here reads what was appended and tells MLflow. A cursor beside the journal says how far
-each MLflow has come. It moves after MLflow has answered, so a kill or an outage repeats at most one batch, and
-repeating is harmless (`projection.py`). An MLflow that has lost the run, or never had it, is told everything from the start.
+Training writes to the journal; one daemon thread here reads what was appended and tells MLflow. A cursor beside the
+journal says how far each MLflow has come. It moves after MLflow has answered, so a kill or an outage repeats at
+most one batch, and repeating is harmless (`projection.py`). An MLflow that has lost the run, or never had it, is
+told everything from the start.
 
-Cost: importing MLflow takes 2 s of processor time and a new SQLite file 1 to 3 s, both on this thread beside the first stages.
+Cost: importing MLflow takes 2 s of processor time and a new SQLite file 1 to 3 s, both on this thread beside the
+first stages.
 """
 
 import fcntl
@@ -77,7 +79,7 @@ class Sender:
                     log.warning(
                         "MLflow at %s takes no records (%s); the run goes on and its journal keeps everything",
                         self._feed.shown_uri,
-                        _first_line(error),
+                        self._feed.explain(error),
                     )
             if ending and (failures > 1 or (not failures and not sent)):
                 break
@@ -103,11 +105,13 @@ def sync(journal_path: Path, tracking_uri: str) -> int:
         while True:
             try:
                 sent = feed.send_batch()
+            except StageError:
+                raise
             except Exception as error:
                 failures += 1
                 if failures > ATTEMPTS + 1 or not feed.is_connected:
                     raise StageError(
-                        f"MLflow at {feed.shown_uri} does not take {journal_path.name} ({_first_line(error)}); "
+                        f"MLflow at {feed.shown_uri} does not take {journal_path.name} ({feed.explain(error)}); "
                         "start it with `nightschool up` and run `nightschool sync` again"
                     ) from error
                 time.sleep(FIRST_RETRY_S)
@@ -135,6 +139,7 @@ class _Feed:
         name = f"{journal_path.stem}.{hashlib.sha256(tracking_uri.encode()).hexdigest()[:12]}"
         self._journal_path = journal_path
         self._tracking_uri = tracking_uri
+        self._secret = "".join(urlsplit(tracking_uri).netloc.rpartition("@")[:2])
         self._cursor_path = journal_path.with_name(f"{name}.cursor")
         self._lock_path = journal_path.with_name(f"{name}.lock")
         self._cursor = _Cursor()
@@ -146,8 +151,12 @@ class _Feed:
     @property
     def shown_uri(self) -> str:
         """The tracking URI without user and password."""
-        parts = urlsplit(self._tracking_uri)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return self._tracking_uri.replace(self._secret, "", 1)
+
+    def explain(self, error: Exception) -> str:
+        """An error's first line, without user and password."""
+        line = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        return line.replace(self._secret, "") if self._secret else line
 
     @property
     def is_connected(self) -> bool:
@@ -156,7 +165,8 @@ class _Feed:
     def send_batch(self) -> int:
         """Send the next records and move the cursor; returns how many, 0 when MLflow is level with the journal.
 
-        Raises whatever stands in the way; call again later. A record that MLflow will never take is named in the log and passed over.
+        Raises whatever stands in the way; call again later. A record that MLflow will never take is named in the
+        log and passed over.
         """
         if self._projection is None and not self._connect():
             return 0
@@ -240,7 +250,7 @@ class _Feed:
                     record.seq,
                     record.kind,
                     record.node or "the run",
-                    _first_line(error),
+                    self.explain(error),
                     self._journal_path,
                 )
 
@@ -258,27 +268,24 @@ class _Feed:
 
 
 def _read(file: BinaryIO, limit: int) -> Iterator[tuple[int, Record]]:
-    """Whole lines from here on, each with the byte at which it starts. The journal's own reader starts at its first line, which
-    a follower of a long night cannot afford twice a second."""
+    """Whole lines from here on, each with the byte at which it starts. The journal's own reader starts at its first
+    line, which a follower of a long night cannot afford twice a second."""
     for _ in range(limit):
         offset = file.tell()
         line = file.readline()
         if not line.endswith(b"\n"):
             file.seek(offset)
             return
-        fields = json.loads(line)
-        seq, at, kind, node = (fields.pop(name) for name in ("seq", "time", "kind", "node"))
-        yield offset, Record(seq, at, kind, node, fields)
+        yield offset, Record.parse(line)
 
 
 def _seek_after(file: BinaryIO, cursor: _Cursor) -> None:
-    """Go behind the cursor's record, or to the start when another stands there: a power cut may take the journal's last second
-    after MLflow has seen it."""
+    """Go behind the cursor's record, or to the start when another stands there: a power cut may take the journal's
+    last second after MLflow has seen it."""
     file.seek(cursor.offset)
-    found = next(_read(file, 1), None)
+    try:
+        found = next(_read(file, 1), None)
+    except (ValueError, KeyError):  # the middle of some other line
+        found = None
     if cursor.seq == 0 or found is None or (found[1].seq, found[1].time) != (cursor.seq, cursor.time):
         file.seek(0)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

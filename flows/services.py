@@ -1,0 +1,328 @@
+"""What stays up between nights: a Prefect server, an MLflow server and a worker, known by home/services.json.
+
+`up` starts them side by side and detached, `down` ends exactly them: a process is ours only if its pid and its
+creation time are the recorded ones. First start 14 s, later ones 7 s, a second `up` 0.01 s (2 idle cores); nearly
+all of it is the import of Prefect and MLflow.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+
+from flows.prefect_server import (
+    LOOPBACK,
+    POOL,
+    READY_TIMEOUT_S,
+    STOP_TIMEOUT_S,
+    PrivateServer,
+    answers,
+    environment,
+    fetch,
+    launch,
+    listen,
+    locked,
+    spawn,
+)
+from tasks.core.errors import StageError
+from tasks.core.store import write_atomic
+
+__all__ = [
+    "Part",
+    "PrivateServer",
+    "Services",
+    "down",
+    "environment",
+    "existing_api_url",
+    "prefect_server",
+    "running",
+    "tracking_uri",
+    "up",
+]
+
+
+PREFECT_PORT = 4200
+MLFLOW_PORT = 5000
+CLOCK_SLACK_S = 2.0
+"""Clock corrections shift creation times by less than this; no pid comes round so soon."""
+RUN_GRACE_S = 30.0
+"""How long `down` waits for a flow run to write its checkpoint, in seconds."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of `up`."""
+
+    name: str
+    """"prefect", "mlflow" or "worker"."""
+    pid: int
+    created: float
+    """When the process was created, in seconds since 1970; tells it from a later one with the same pid."""
+    url: str
+    """What a person opens in a browser; for the worker, the server that it works for."""
+    log: str
+
+    def process(self) -> psutil.Process | None:
+        """The process, if it is alive and still the one that was started."""
+        try:
+            process = psutil.Process(self.pid)
+            return process if self._is(process) and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+    def session(self) -> list[psutil.Process]:
+        """The process and its children, also those that it left behind when it was killed (MLflow's does)."""
+        members = []
+        for process in psutil.process_iter():
+            with suppress(OSError, psutil.NoSuchProcess):
+                if os.getsid(process.pid) == self.pid:
+                    if process.pid == self.pid and not self._is(process):
+                        return []  # the pid has come round, and a session lends its number to nobody while it lives
+                    members.append(process)
+        return members
+
+    def _is(self, process: psutil.Process) -> bool:
+        return abs(process.create_time() - self.created) < CLOCK_SLACK_S
+
+
+@dataclass(frozen=True)
+class Services:
+    """The living parts of `up`."""
+
+    parts: tuple[Part, ...]
+    started: tuple[str, ...] = ()
+    """Names of the parts that this call of `up` had to start; empty if everything was up."""
+
+    @property
+    def prefect_url(self) -> str | None:
+        """Where Prefect's pages are, or None if its server is dead."""
+        return self._url("prefect")
+
+    @property
+    def api_url(self) -> str | None:
+        """What PREFECT_API_URL has to be, or None if the server is dead."""
+        return f"{self.prefect_url}/api" if self.prefect_url else None
+
+    @property
+    def mlflow_url(self) -> str | None:
+        """The MLflow tracking URI, which is also where its pages are, or None if the server is dead."""
+        return self._url("mlflow")
+
+    def part(self, name: str) -> Part | None:
+        """The living part of this name."""
+        return next((part for part in self.parts if part.name == name), None)
+
+    def _url(self, name: str) -> str | None:
+        part = self.part(name)
+        return part.url if part else None
+
+
+def running(home: Path) -> Services | None:
+    """The parts of `up` that are alive, or None if none is."""
+    alive = tuple(part for part in _read(home) if part.process())
+    return Services(alive) if alive else None
+
+
+def up(home: Path) -> Services:
+    """Start what is not running and return when all of it answers.
+
+    Ports are 4200 and 5000, or the next free ones; a restarted part gets its old port back if it can.
+    Raises StageError if a part dies or does not answer in time; what this call started is ended then.
+    """
+    home = home.resolve()
+    with locked(home / "services.lock"):
+        before = {part.name: part for part in _read(home)}
+        parts = {name: part for name, part in before.items() if part.process()}
+        started: list[str] = []
+
+        def start(name: str, part: Part) -> None:
+            # Recorded before it answers, so that `down` finds it even if this process is killed in between.
+            parts[name] = part
+            started.append(name)
+            _write(home, parts.values())
+
+        try:
+            for name in before.keys() - parts.keys():
+                _end(before[name].session())  # MLflow's child outlives its killed parent and would keep the port
+            if "prefect" not in parts:
+                start("prefect", _start_prefect(home, _port(before.get("prefect"), PREFECT_PORT)))
+            if "mlflow" not in parts:
+                start("mlflow", _start_mlflow(home, _port(before.get("mlflow"), MLFLOW_PORT)))
+            if "worker" in parts and parts["worker"].url != parts["prefect"].url:
+                _end(parts.pop("worker").session())
+            if "worker" not in parts:
+                start("worker", _start_worker(home, parts["prefect"].url))
+            _await_all(home, parts, start)
+        except BaseException:
+            for name in started:
+                _end(parts.pop(name).session())
+            _write(home, parts.values())
+            raise
+        return Services(tuple(parts.values()), tuple(dict.fromkeys(started)))
+
+
+def down(home: Path) -> tuple[str, ...]:
+    """End what `up` started and return the names of the parts that were alive.
+
+    Flow runs are told first and have half a minute to write a checkpoint; then the worker, then the servers, so
+    that the last states are still recorded.
+    """
+    home = home.resolve()
+    with locked(home / "services.lock"):
+        parts = _read(home)
+        alive = tuple(part.name for part in parts if part.process())
+        _end(_flow_runs(home) if parts else [], grace=RUN_GRACE_S)
+        for names in (["worker"], ["prefect", "mlflow"]):
+            _end([process for part in parts if part.name in names for process in part.session()])
+        (home / "services.json").unlink(missing_ok=True)
+    return alive
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """The API URL of a Prefect server for the block: the environment's, that of `up`, or a private one.
+
+    An explicit PREFECT_API_URL comes first, since a run must report to the server that started it.
+    """
+    if url := existing_api_url(home):
+        yield url
+        return
+    with PrivateServer.start(home) as server:
+        yield server.wait()
+
+
+def existing_api_url(home: Path) -> str | None:
+    """The API URL of a server that is already there, by PREFECT_API_URL or by `up`; None calls for a private one."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url
+    services = running(home)
+    return services.api_url if services else None
+
+
+def tracking_uri(home: Path) -> str:
+    """Where MLflow's records go: MLFLOW_TRACKING_URI, the server of `up`, or its database without the server."""
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    services = running(home)
+    return (services and services.mlflow_url) or f"sqlite:///{home.resolve() / 'mlflow.db'}"
+
+
+def _start_prefect(home: Path, port: int) -> Part:
+    listener = listen(port)
+    url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+    log = home / "logs" / "prefect.log"
+    return _part("prefect", launch(home, listener, log, private=False), url, log)
+
+
+def _start_mlflow(home: Path, port: int) -> Part:
+    with listen(port) as probe:
+        port = probe.getsockname()[1]
+    log = home / "logs" / "mlflow.log"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(home / "mlartifacts")]
+    command += ["--uvicorn-opts", "--no-access-log"]  # the log would grow by a line a request, every night
+    variables = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return _part("mlflow", spawn(command, log, variables, cwd=home), f"http://{LOOPBACK}:{port}", log)
+
+
+def _start_worker(home: Path, prefect_url: str) -> Part:
+    log = home / "logs" / "worker.log"
+    command = [sys.executable, "-m", "prefect", "worker", "start"]
+    command += ["--pool", POOL, "--type", "process", "--name", POOL]
+    variables = {
+        **environment(home, f"{prefect_url}/api"),
+        "PREFECT_WORKER_QUERY_SECONDS": "3",  # not 10: somebody who clicks on Retry watches
+    }
+    return _part("worker", spawn(command, log, variables, cwd=home), prefect_url, log)
+
+
+def _part(name: str, process: "subprocess.Popen[bytes]", url: str, log: Path) -> Part:
+    return Part(name, process.pid, psutil.Process(process.pid).create_time(), url, str(log))
+
+
+def _port(before: Part | None, preferred: int) -> int:
+    return int(before.url.rpartition(":")[2]) if before else preferred
+
+
+def _await_all(home: Path, parts: dict[str, Part], start: Callable[[str, Part], None]) -> None:
+    """Return when every part answers; an MLflow that lost its port to somebody else is started on the next one."""
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while waiting := [part for part in parts.values() if not _is_ready(part)]:
+        for part in waiting:
+            if not part.process():
+                if part.name == "mlflow" and answers(f"{part.url}/health"):
+                    start("mlflow", _start_mlflow(home, _port(part, MLFLOW_PORT) + 1))
+                    continue
+                raise StageError(f"the {part.name} part of `up` ended while starting; its log is {part.log}")
+        if time.monotonic() > deadline:
+            late = waiting[0]
+            raise StageError(
+                f"the {late.name} part of `up` did not answer within {READY_TIMEOUT_S:.0f} s; its log is {late.log}"
+            )
+        time.sleep(0.05)
+
+
+def _is_ready(part: Part) -> bool:
+    if part.name == "prefect":
+        return answers(f"{part.url}/api/health")
+    if part.name == "mlflow":
+        # Two MLflows may have found the same port free: the one that answers must be ours.
+        return answers(f"{part.url}/health") and _listens(part)
+    workers = json.loads(fetch(f"{part.url}/api/work_pools/{POOL}/workers/filter", b"{}") or b"[]")
+    heartbeats = [datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() for worker in workers]
+    return any(heartbeat > part.created for heartbeat in heartbeats)
+
+
+def _listens(part: Part) -> bool:
+    port = _port(part, MLFLOW_PORT)
+    return any(
+        connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+        for process in part.session()
+        for connection in process.net_connections("tcp")
+    )
+
+
+def _flow_runs(home: Path) -> list[psutil.Process]:
+    """Flow runs that a worker of this home started: each leads a session of its own and outlives a killed worker."""
+    runs = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            is_run = process.cmdline()[1:3] == ["-m", "prefect.engine"]
+            if is_run and process.environ().get("PREFECT_HOME") == str(home / "prefect"):
+                runs.append(process)
+    return runs
+
+
+def _end(processes: list[psutil.Process], grace: float = STOP_TIMEOUT_S) -> None:
+    """SIGTERM to these processes, `grace` seconds, SIGKILL to what is left of them and of their descendants."""
+    family = set(processes)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            family.update(process.children(recursive=True))
+            process.terminate()
+    _, left = psutil.wait_procs(family, grace)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, STOP_TIMEOUT_S)
+
+
+def _read(home: Path) -> list[Part]:
+    try:
+        return [Part(**part) for part in json.loads((home / "services.json").read_bytes())["parts"]]
+    except FileNotFoundError:
+        return []
+
+
+def _write(home: Path, parts: Iterable[Part]) -> None:
+    content = json.dumps({"parts": [asdict(part) for part in parts]}, indent=2)
+    write_atomic(home / "services.json", content.encode())

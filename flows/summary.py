@@ -1,0 +1,138 @@
+"""What a person reads after a command: the night in figures, the plan, the services."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flows.ledger import Ledger, Night, StageEntry, home_folder
+from tasks.core.journal import read_journal
+from tasks.core.store import Artifact, Reference, Store
+
+if TYPE_CHECKING:
+    from flows.plan import Step
+    from flows.services import Services
+
+ACTION_STYLES = {"reuse": "cyan", "run": "yellow", "resume": "green", "depends": "magenta"}
+STATE_STYLES = {"done": "green", "failed": "red", "killed": "red", "running": "yellow"}
+
+
+def night_summary(night: Night) -> RenderableType:
+    """The figures of a night that ended well, where its time went, and where to look next."""
+    home = home_folder()
+    found = {entry.node: _artifact(home, entry) for entry in night.stages}
+    report = found["report"].path / "report.html"
+    seconds = sum(entry.seconds for entry in night.stages)
+    reused = sum(entry.action == "reused" for entry in night.stages)
+    lines: list[RenderableType] = [
+        Text(""),
+        _figures(found),
+        Text(""),
+        _times(night.stages),
+        Text(f"\nNight {night.id}: {len(night.stages)} stages in {seconds:.0f} s, {reused} of them reused."),
+        Text(f"Report    {report}"),
+        Text(f"Model     {found['export'].path} (opens with transformers)"),
+        Text("Browse    nightschool up, then Prefect's and MLflow's pages; nightschool down ends them"),
+    ]
+    return Group(*lines)
+
+
+def _artifact(home: Path, entry: StageEntry) -> Artifact:
+    return Store(home).get(Reference(stage=entry.stage, digest=entry.digest))
+
+
+def _figures(found: dict[str, Artifact]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for label, figure, note in figures(found):
+        table.add_row(label, figure, note)
+    return table
+
+
+def figures(found: dict[str, Artifact]) -> Iterable[tuple[str, str, str]]:
+    """Rows of label, figure and remark, from the metrics that the stages returned."""
+    metrics = {node: artifact.metrics for node, artifact in found.items()}
+    ingest, tokens, evaluation = metrics["ingest"], metrics["tokenize"], metrics["evaluate"]
+    yield (
+        "documents in",
+        f"{ingest['documents']:,}",
+        f"{ingest['bytes'] / 1e6:,.1f} MB, {ingest['rejects']:,} unreadable",
+    )
+    for node in ("filter", "deduplicate"):
+        dropped = {name.removeprefix("dropped_"): n for name, n in metrics[node].items() if name.startswith("dropped_")}
+        by_reason = sorted(dropped.items(), key=lambda item: -item[1])
+        note = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in by_reason if count)
+        yield f"dropped by {node}", f"{sum(dropped.values()):,}", note
+    yield "documents kept", f"{metrics['deduplicate']['kept']:,}", ""
+    yield "tokens", f"{tokens['train_tokens']:,}", f"and {tokens['heldout_tokens']:,} held out"
+    yield (
+        "bits per byte",
+        f"{evaluation['bits_per_byte_before']:.3f} -> {evaluation['bits_per_byte']:.3f}",
+        "on held-out documents, before and after pre-training",
+    )
+    if "finetune" in metrics:
+        for node, label in (
+            ("finetune", "pre-trained"),
+            ("finetune-scratch", "from scratch"),
+            ("baseline", "TF-IDF + regression"),
+        ):
+            own = metrics[node]
+            yield (
+                f"accuracy, {label}",
+                f"{own['accuracy']:.1%}",
+                f"95 % interval {own['accuracy_low']:.1%} to {own['accuracy_high']:.1%}",
+            )
+
+
+def _times(stages: list[StageEntry]) -> Table:
+    total = sum(entry.seconds for entry in stages) or 1.0
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column()
+    for entry in stages:
+        table.add_row(entry.node, f"{entry.seconds:.1f} s", "█" * round(40 * entry.seconds / total))
+    return table
+
+
+def plan_table(steps: "list[Step]") -> Table:
+    """A line a stage: what would happen, and why."""
+    table = Table("stage", "would", "because", box=None, header_style="bold", pad_edge=False)
+    for step in steps:
+        table.add_row(step.node, Text(step.action, style=ACTION_STYLES[step.action]), "; ".join(step.why))
+    return table
+
+
+def services_table(services: "Services") -> Table:
+    """The parts of `up` with their addresses."""
+    table = Table("service", "address", "process", "log", box=None, header_style="bold", pad_edge=False)
+    for part in services.parts:
+        table.add_row(part.name, part.url if part.name != "worker" else "", str(part.pid), part.log)
+    return table
+
+
+def status_table(home: Path, services: "Services | None", nights: list[Night]) -> RenderableType:
+    """The services, and the last nights with what they are doing or how they ended."""
+    table = Table("night", "recipe", "state", "stages", "at", box=None, header_style="bold", pad_edge=False)
+    for night in nights:
+        at = night.error or night.ended or _position(home, night)
+        state = Text(night.state, style=STATE_STYLES[night.state])
+        table.add_row(night.id, night.recipe, state, str(len(night.stages) or ""), at)
+    parts = services_table(services) if services else Text("no services are running; `nightschool up` starts them")
+    return Group(parts, Text(""), table if nights else Text("no nights yet; `nightschool quickstart` runs the first"))
+
+
+def _position(home: Path, night: Night) -> str:
+    """What a running night last reported: its stage, and the step of a stage that counts steps."""
+    last, step = "", 0
+    for record in read_journal(Ledger(home).journal_path(night)):
+        if record.kind == "start" and record.node:
+            last, step = record.node, 0
+        elif record.kind == "metrics" and record.node == last:
+            step = record.payload["step"]
+    return f"{last} step {step:,}" if step else last

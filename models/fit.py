@@ -1,0 +1,357 @@
+"""The training process: `python -m models.fit spec.json PARENT_PID`, or `fit(spec)` in a process one already has.
+
+Lightning's Trainer runs the loop, the precision and the device; what must be bit-exact through a kill stays here,
+because Lightning's own checkpoints hold no random states and resume in the middle of an epoch by replaying its
+loader. Here the step is one integer: batches (models/order.py) and learning rate (models/optim.py) are functions of
+it.
+
+Exit codes: 0 finished; 75 stopped on request and saved, run it again to go on (EX_TEMPFAIL of sysexits.h); 1 failed,
+with one sentence as the last line of stderr.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from models.checkpoint import (
+    Checkpoint,
+    load_model,
+    newest_checkpoint,
+    restore_optimisation,
+    restore_weights,
+    save_checkpoint,
+    save_model,
+)
+from models.data import Batch, Examples, Steps, read_column
+from models.hardware import Arithmetic, choose_precision, keep_large_blocks
+from models.objectives import classification_loss, next_token_loss
+from models.optim import adamw, learning_rate
+from models.progress import ProgressFile, Report, now_ms, read_reports
+from models.score import predicted_classes
+from models.spec import FitSpec, LabelledExamples
+from models.transformer import Transformer, fresh
+
+RESUMABLE = 75
+
+
+class Stopped(Exception):
+    """The training was asked to stop and has saved its state."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` did in this call."""
+
+    first_step: int
+    """Steps that were done before."""
+    last_step: int
+    finished: bool
+    """False: stopped on request; call again to go on."""
+
+
+def fit(
+    spec: FitSpec, stop: Callable[[], bool] = lambda: False, say: Callable[[str], None] = lambda line: None
+) -> FitResult:
+    """Train to the spec's last step, from the newest intact checkpoint in `spec.work`, and write `spec.out`.
+
+    `stop` is asked after every step, `say` hears what a person would want to know.
+
+    Raises ValueError when the work folder belongs to another training or the data cannot be trained on,
+    FloatingPointError when the loss is no longer a number, OSError when a disk refuses.
+    """
+    spec.work.mkdir(parents=True, exist_ok=True)
+    with _alone(spec.work):
+        bits = _settle_bits(spec, say)
+        torch.set_num_threads(bits.threads)
+        keep_large_blocks()
+        batches = Steps(spec)
+        model = initial_model(spec)
+        progress = ProgressFile(spec.work / "progress.jsonl")
+        checkpoint, passed_over = newest_checkpoint(spec.work / "checkpoints", at_most=progress.last_step)
+        if checkpoint:
+            restore_weights(checkpoint, model)
+        first_step = checkpoint.step if checkpoint else 0
+        for sentence in passed_over:
+            say(sentence)
+        say(
+            f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights, {batches.order.n:,} samples, "
+            f"{spec.steps:,} steps of {spec.batch}, {bits.precision}, {bits.threads} threads"
+            + (f"; going on from step {first_step:,}" if first_step else "")
+        )
+        training = Training(spec, model, progress, checkpoint, stop)
+        try:
+            if first_step < spec.steps:
+                _run_trainer(training, batches.loader(first_step, spec.steps), bits.precision)
+            _write_results(spec, model, bits.precision, stop)
+        except Stopped:
+            return FitResult(first_step, training.step, finished=False)
+        finally:
+            progress.close()
+        return FitResult(first_step, spec.steps, finished=True)
+
+
+def initial_model(spec: FitSpec) -> Transformer:
+    """The weights before the first step: fresh from the seed, overlaid by the starting point's where it has them."""
+    model = fresh(spec.model, spec.seed)
+    if spec.start:
+        start = load_model(spec.start.folder)
+        if (shape := start.config.model_copy(update={"classes": spec.model.classes})) != spec.model:
+            raise ValueError(f"The model in {spec.start.folder} has the shape {shape}, and {spec.model} is asked for.")
+        weights = start.state_dict()
+        model.load_state_dict(
+            {name: weights.get(name, fresh_value) for name, fresh_value in model.state_dict().items()}
+        )
+    if spec.trained == "head":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name.startswith("classifier")
+    return model
+
+
+class Training(pl.LightningModule):
+    """The hooks that Lightning calls; `step` counts updates over all processes that ever worked on the spec."""
+
+    def __init__(
+        self,
+        spec: FitSpec,
+        model: Transformer,
+        progress: ProgressFile,
+        checkpoint: Checkpoint | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.spec = spec
+        self.step = checkpoint.step if checkpoint else 0
+        self._checkpoint = checkpoint
+        self._progress = progress
+        self._stop = stop
+        self._loss = next_token_loss if spec.data.kind == "stream" else classification_loss
+        self._grad_norm = torch.tensor(0.0)
+        self._step_began = time.monotonic()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return adamw(self.model.named_parameters(), self.spec.optimisation)
+
+    def on_train_start(self) -> None:
+        if self._checkpoint:
+            restore_optimisation(self._checkpoint, self.model, self._optimizer)
+        self._step_began = time.monotonic()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._loss(self.model, batch)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._grad_norm = torch.nn.utils.clip_grad_norm_(learning, self.spec.optimisation.clip, foreach=True)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        loss, grad_norm = float(outputs["loss"]), float(self._grad_norm)
+        rate = self._learning_rate()
+        self.step += 1
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise FloatingPointError(
+                f"At step {self.step} the loss is {loss} and the gradient's norm {grad_norm}: lower learning_rate "
+                f"({self.spec.optimisation.learning_rate:g}) or lengthen the warm-up."
+            )
+        now = time.monotonic()
+        speed = batch.tokens_BT.numel() / max(now - self._step_began, 1e-9)
+        self._step_began = now
+        self._progress.append(Report(self.step, loss, rate, grad_norm, round(speed, 1), now_ms()))
+        beat(self.spec.work)
+        stopping = self._stop()
+        if stopping or self.step == self.spec.steps or self.step % self.spec.checkpoint_every == 0:
+            self._progress.sync()
+            save_checkpoint(self.spec.work / "checkpoints", self.step, self.model, self._optimizer)
+            self._step_began = time.monotonic()
+        if stopping and self.step < self.spec.steps:
+            raise Stopped
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self.trainer.optimizers[0]
+
+    def _learning_rate(self) -> float:
+        return learning_rate(self.step, self.spec.steps, self.spec.optimisation)
+
+
+def beat(work: Path) -> None:
+    """Tell whoever watches that work was just finished. The work itself says so: a thread would beat through a hang."""
+    (work / "heartbeat").touch()
+
+
+def _run_trainer(training: Training, loader: DataLoader[Batch], precision: Arithmetic) -> None:
+    steps = len(loader)
+    with warnings.catch_warnings():
+        # Advice on loggers, workers and progress bars that this process does without, knowingly.
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        # A debugging aid that costs 2 % of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        trainer = pl.Trainer(
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            devices=1,
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            max_steps=steps,
+            deterministic=True,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[_OwnSignalHandlers()],
+        )
+        trainer.fit(training, loader)
+
+
+class _OwnSignalHandlers(pl.Callback):
+    """Puts this process's signal handlers back over Lightning's, which raises between steps, before a save."""
+
+    def __init__(self) -> None:
+        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+
+def _write_results(spec: FitSpec, model: Transformer, precision: Arithmetic, stop: Callable[[], bool]) -> None:
+    spec.out.mkdir(parents=True, exist_ok=True)
+    save_model(spec.out, spec.model, model.state_dict())
+    reports = [report for report, _ in read_reports(spec.work / "progress.jsonl")]
+    assert len(reports) == spec.steps, f"{len(reports)} losses of {spec.steps} steps"
+    columns = ("step", "loss", "learning_rate", "grad_norm")  # no times: equal trainings give equal files
+    pq.write_table(
+        pa.table({name: [getattr(r, name) for r in reports] for name in columns}), spec.out / "losses.parquet"
+    )
+    if isinstance(spec.data, LabelledExamples):
+        examples = Examples(spec.data.test, None, spec.model.context_length)
+        predicted = np.empty(examples.n, dtype=np.int32)
+        for indices, classes in predicted_classes(model, examples, precision):
+            predicted[indices] = classes
+            beat(spec.work)
+            if stop():
+                raise Stopped
+        doc_ids = pa.chunked_array(read_column(spec.data.test, "doc_id"))
+        labels = examples.labels.astype(np.int32)
+        pq.write_table(
+            pa.table({"doc_id": doc_ids, "label": labels, "predicted": predicted}), spec.out / "predictions.parquet"
+        )
+
+
+@dataclass(frozen=True)
+class _Bits:
+    """What the machine decides and the bits depend on: chosen at the first start, kept by every resume."""
+
+    precision: Arithmetic
+    threads: int
+
+
+def _settle_bits(spec: FitSpec, say: Callable[[str], None]) -> _Bits:
+    """Choose arithmetic and threads, or take those with which this training was begun; refuse another's folder."""
+    record = spec.work / "training.json"
+    identity = spec.identity()
+    if not record.exists():
+        precision, reason = choose_precision(spec.precision)
+        say(f"Computes in {precision}: {reason}.")
+        bits = _Bits(precision, torch.get_num_threads())
+        aside = record.with_suffix(".writing")
+        aside.write_text(json.dumps({"identity": identity, "bits": asdict(bits)}))
+        aside.replace(record)
+        return bits
+    begun = json.loads(record.read_text())
+    changed = sorted(name for name in identity | begun["identity"] if identity.get(name) != begun["identity"].get(name))
+    if "data.digest" in changed:
+        raise ValueError(
+            f"The training in {spec.work} was begun on other data (digest {begun['identity'].get('data.digest')}, now "
+            f"{spec.data.digest}) and cannot go on with these: remove that folder to begin anew."
+        )
+    if changed:
+        raise ValueError(
+            f"The training in {spec.work} was begun with other settings ({', '.join(changed)}) and cannot go on with "
+            "these: remove that folder to begin anew."
+        )
+    return _Bits(**begun["bits"])
+
+
+@contextmanager
+def _alone(work: Path, patience_s: float = 120.0) -> Iterator[None]:
+    """Hold the work folder; an orphan of a killed run may need a moment to save, a dead one's lock is free."""
+    with (work / "lock").open("w") as file:
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ValueError(f"Another process is training in {work}: end it first.") from None
+                time.sleep(0.1)
+        yield
+
+
+def main(arguments: list[str]) -> int:
+    """Run the spec in the named file; when the process of the second argument, the parent, is gone, save and end."""
+    spec = FitSpec.model_validate_json(Path(arguments[0]).read_bytes())
+    parent = int(arguments[1]) if len(arguments) > 1 else None
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+
+    def stop() -> bool:
+        # Asked for here, not by prctl(PR_SET_PDEATHSIG): that fires when the parent's *thread* ends.
+        return asked.is_set() or (parent is not None and os.getppid() != parent)
+
+    try:
+        result = fit(spec, stop, lambda line: print(line, flush=True))
+    except Exception as error:
+        traceback.print_exc()
+        print(_explain(error, spec), file=sys.stderr)
+        return 1
+    return 0 if result.finished else RESUMABLE
+
+
+def _explain(error: Exception, spec: FitSpec) -> str:
+    """One line for the person who reads only the last one."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return (
+            f"Out of memory with batch {spec.batch} and context_length {spec.model.context_length}: lower one of them."
+        )
+    return text if isinstance(error, ValueError | OSError | FloatingPointError) else f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,48 @@
+"""Fits the process to its machine: which arithmetic, how many threads, how the allocator treats large blocks.
+
+Precision is decided by what the hardware has, never by timing it: a timed choice could fall out differently after a
+kill and change the bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Literal
+
+import torch
+
+Arithmetic = Literal["bf16", "float32"]
+
+
+def choose_precision(asked: Literal["auto", "bf16", "float32"]) -> tuple[Arithmetic, str]:
+    """The arithmetic and, for the log, why.
+
+    bf16 matrix products run 9 times faster than float32 ones on a Zen 5 core with AVX-512 BF16 (a training step of
+    the quickstart's model: 2.4 times), and slower on processors that only emulate them.
+    """
+    if asked != "auto":
+        return asked, "as the settings ask"
+    if torch.cuda.is_available():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", f"{torch.cuda.get_device_name()} has bf16 units"
+        return "float32", f"{torch.cuda.get_device_name()} has no bf16 units"
+    capabilities = torch.cpu.get_capabilities()
+    units = [name for name in ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16", "bf16") if capabilities.get(name)]
+    if units:
+        return "bf16", f"the processor has {units[0]}"
+    return "float32", "the processor has no bf16 units"
+
+
+def keep_large_blocks() -> None:
+    """Let glibc recycle blocks of many megabytes instead of returning them to the kernel after every use.
+
+    By default each step maps and faults in its activations again: 8,500 tokens/s become 11,700 by this call alone (4
+    layers, width 256, batch 16 x 256, 2 cores). The price is that the peak stays resident. Elsewhere than on glibc it
+    does nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    m_trim_threshold, m_mmap_max = -1, -4
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, 2**31 - 1)

@@ -1,0 +1,93 @@
+"""The training's own record, one JSON line a step: what the parent tails, what losses.parquet is made of.
+
+A step is reported once in its life: a resumed training repeats steps bit by bit, so a repetition says nothing new.
+Light (standard library only), since the supervising parent reads it too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Report:
+    """One finished step."""
+
+    step: int
+    """Counted from 1."""
+    loss: float
+    """Nats."""
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+    tokens_per_second: float
+    """Of this step, padding included."""
+    time: int
+    """Milliseconds since 1970."""
+
+
+class ProgressFile:
+    """Append-only writer; opening it cuts off a line that a kill left half-written."""
+
+    def __init__(self, path: Path) -> None:
+        self.last_step = 0
+        whole = 0
+        if path.exists():
+            for report, offset in read_reports(path):
+                if report.step != self.last_step + 1:
+                    break
+                self.last_step, whole = report.step, offset
+            os.truncate(path, whole)
+        self._file = path.open("ab")
+
+    def append(self, report: Report) -> None:
+        """Write the report unless its step was reported before the kill; other processes see it at once."""
+        if report.step <= self.last_step:
+            return
+        assert report.step == self.last_step + 1, f"step {report.step} after {self.last_step}"
+        self._file.write(json.dumps(asdict(report)).encode() + b"\n")
+        self._file.flush()
+        self.last_step = report.step
+
+    def sync(self) -> None:
+        """Bring all reports to the disk: before a checkpoint that relies on them."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Sync and close."""
+        self.sync()
+        self._file.close()
+
+
+def parse(line: bytes) -> Report | None:
+    """The line's report, or None for one that is torn or foreign."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return Report(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+def read_reports(path: Path, offset: int = 0) -> Iterator[tuple[Report, int]]:
+    """Whole lines from a byte offset on, each with the offset behind it; a torn last line is left for the next call."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            report = parse(line)
+            if report is None:
+                return
+            offset += len(line)
+            yield report, offset
+
+
+def now_ms() -> int:
+    """Wall-clock time in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,92 @@
+"""A headless Chromium, and an MLflow that knows one night. Skipped, saying so, where there is no Chromium."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tasks.core.stage import StageLog
+from tasks.core.store import Reference, Request
+from tasks.core.tracking import sync
+from tasks.report import ReportSettings, report
+from tests.mlflow_server import find_free_port, mlflow_server
+from tests.night import Made, make_night, write_journal
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+TRAINING_VIEW = "?workflowType=machine_learning"
+"""MLflow 3.17 chooses between its two views by the address, then by what the browser used last, and not by the
+experiment's kind (its issue 24498): a link has to say which."""
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}; install chromium or set CHROMIUM to run the browser tests")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Containers run as root and have a small /dev/shm; Chromium's own sandbox and shared memory need more.
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: "Browser", request: pytest.FixtureRequest) -> "Iterator[Page]":
+    """A page of laptop size; with NIGHTSCHOOL_SCREENSHOTS=folder its last state is kept there as a picture."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(60_000)
+    page = context.new_page()
+    yield page
+    if folder := os.environ.get("NIGHTSCHOOL_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{request.node.name}.png")
+    context.close()
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """An MLflow server that was sent a night."""
+
+    uri: str
+    made: Made
+    experiment: str
+    runs: dict[str, str]
+    """MLflow's run id of each node."""
+
+    @property
+    def experiment_page(self) -> str:
+        return f"{self.uri}/#/experiments/{self.experiment}{TRAINING_VIEW}"
+
+    def run_page(self, node: str, tab: str = "") -> str:
+        return f"{self.uri}/#/experiments/{self.experiment}/runs/{self.runs[node]}/{tab}{TRAINING_VIEW}"
+
+
+@pytest.fixture(scope="session")
+def tracked(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
+    from mlflow import MlflowClient
+
+    home = tmp_path_factory.mktemp("home")
+    made = make_night(home)
+    out = made.store.scratch("report")
+    out.mkdir(parents=True)
+    settings = ReportSettings(title="quickstart")
+    metrics = report(*made.report_arguments(), settings, out, StageLog())
+    inputs: dict[str, Reference | None] = {name: artifact.reference for name, artifact in made.artifacts.items()}
+    request = Request(stage="report", version=1, inputs=inputs, settings={}, code={}, libraries={})
+    journal = home / "journals" / "20261122-0200-quickstart.jsonl"
+    write_journal(journal, made, made.store.commit(request, out, metrics))
+    port = find_free_port()
+    with mlflow_server(home, port):
+        uri = f"http://127.0.0.1:{port}"
+        sync(journal, uri)
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name("quickstart").experiment_id
+        runs = {run.data.tags["nightschool.node"]: run.info.run_id for run in client.search_runs([experiment])}
+        yield Tracked(uri, made, experiment, runs)

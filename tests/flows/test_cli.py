@@ -1,0 +1,79 @@
+"""The command line before anything runs: quick, and one sentence for each mistake."""
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import Commands
+
+
+def test_help_is_quick_and_names_every_verb() -> None:
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "flows.cli", "--help"], capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - started)
+    for verb in ("quickstart", "run", "plan", "rerun", "up", "down", "status", "deploy", "sync"):
+        assert f" {verb} " in done.stdout
+    assert statistics.median(times) < 0.4
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; import flows.cli; "
+        "print([m for m in ('torch', 'prefect', 'mlflow', 'polars', 'pydantic', 'yaml') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("deduplicate.treshold", 0.8, "unknown key `deduplicate.treshold`; did you mean `threshold`?"),
+        ("ingest.sources", [{"kind": "files", "name": "web", "paths": ["/nowhere/at/all"]}], "/nowhere/at/all"),
+        ("ingest.sources", [{"kind": "python-docs", "packages": ["no_such_package"]}], "no_such_package"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_a_mistake_in_the_recipe_ends_in_one_sentence_and_exit_code_2(
+    tiny: Commands, verb: str, path: str, value: object, sentence: str
+) -> None:
+    tiny.change(path, value)
+    done = tiny(verb, str(tiny.recipe))
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tiny.home / "artifacts").exists()
+    assert not (tiny.home / "keys").exists()
+
+
+def test_a_missing_recipe_is_exit_code_2(tiny: Commands, tmp_path: Path) -> None:
+    done = tiny("run", str(tmp_path / "none.yaml"))
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "there is no recipe" in done.stderr
+
+
+def test_status_down_and_rerun_of_nothing_say_what_to_do(tiny: Commands) -> None:
+    assert "`nightschool up` starts them" in tiny("status").stdout
+    assert "nothing was running" in tiny("down").stdout
+    done = tiny("rerun")
+    assert done.returncode == 2
+    assert "`nightschool run RECIPE` starts one" in done.stderr
+
+
+def test_deploying_without_a_server_says_how_to_start_one(tiny: Commands) -> None:
+    done = tiny("deploy", str(tiny.recipe), "--cron", "0 2 * * *")
+    assert done.returncode == 2
+    assert "start it with `nightschool up`" in done.stderr
+
+
+def test_a_home_that_cannot_be_written_is_a_sentence(tiny: Commands, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = Commands(tmp_path / "file" / "home", tiny.recipe)("run", str(tiny.recipe))
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr and "NIGHTSCHOOL_HOME" in done.stderr

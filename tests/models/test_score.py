@@ -1,0 +1,62 @@
+"""Scoring: every token is counted once, however long its document is."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from models.data import Examples
+from models.generate import continue_tokens
+from models.score import document_bits, predicted_classes
+from models.transformer import fresh
+from tests.models.shards import TINY, VOCABULARY, examples_spec
+
+
+def test_short_documents_cost_what_one_pass_says() -> None:
+    model = fresh(TINY, 0)
+    documents = [
+        np.array([5, 6, 7, 0]),
+        np.array([0]),
+        np.array([9, 8, 7, 6, 5, 4, 3, 2, 1, 10, 11, 12, 13, 14, 15, 0]),
+    ]
+    expected = []
+    for document in documents:
+        tokens_1T = torch.tensor([[0, *document[:-1]]])
+        with torch.no_grad():
+            nats = F.cross_entropy(model.logits(model(tokens_1T))[0], torch.tensor(document), reduction="sum")
+        expected.append(float(nats) / np.log(2))
+    np.testing.assert_allclose(document_bits(model, documents, first=0, batch=2), expected, rtol=1e-5)
+
+
+def test_long_documents_are_counted_token_by_token() -> None:
+    model = fresh(TINY, 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()  # every token is equally likely: 6 bits of 64
+    documents = [np.arange(size) % VOCABULARY for size in (1, 15, 16, 17, 24, 25, 100)]
+    np.testing.assert_allclose(document_bits(model, documents, first=0), [6.0 * d.size for d in documents], rtol=1e-6)
+
+
+def test_a_batch_does_not_change_a_class(tmp_path: Path) -> None:
+    spec = examples_spec(tmp_path)
+    model = fresh(spec.model, 1)
+    examples = Examples(spec.data.test, None, 16)  # type: ignore[union-attr]
+
+    def classes(batch: int) -> list[int]:
+        predicted = np.full(examples.n, -1)
+        for indices, found in predicted_classes(model, examples, "float32", batch):
+            predicted[indices] = found
+        return predicted.tolist()
+
+    assert classes(1) == classes(7) == classes(64)
+    assert -1 not in classes(7)
+
+
+def test_samples_are_the_seeds() -> None:
+    model = fresh(TINY, 0)
+    one, again, other = (
+        continue_tokens(model, [0, 3], end_token=0, count=20, seed=seed, likeliest=64) for seed in (1, 1, 2)
+    )
+    assert one == again != other
+    assert 0 not in one and len(one) <= 20

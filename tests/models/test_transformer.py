@@ -1,0 +1,63 @@
+"""The model: causal, padding does not matter, and its first weights depend on config and seed alone."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+
+from models.spec import ModelConfig
+from models.transformer import fresh
+from tests.models.shards import TINY, VOCABULARY
+
+
+def test_a_later_token_changes_nothing_before_it() -> None:
+    model = fresh(TINY, 0)
+    tokens_BT = torch.randint(0, VOCABULARY, (2, 16), generator=torch.Generator().manual_seed(1))
+    changed_BT = tokens_BT.clone()
+    changed_BT[:, 9] = (changed_BT[:, 9] + 1) % VOCABULARY
+    before, after = model(tokens_BT), model(changed_BT)
+    torch.testing.assert_close(before[:, :9], after[:, :9])
+    assert not torch.allclose(before[:, 9:], after[:, 9:])
+
+
+def test_padding_does_not_change_the_class() -> None:
+    model = fresh(TINY.model_copy(update={"classes": 3}), 0)
+    tokens_BT = torch.randint(1, VOCABULARY, (1, 7), generator=torch.Generator().manual_seed(1))
+    padded_BT = torch.cat((tokens_BT, torch.zeros(1, 5, dtype=torch.int64)), dim=1)
+    lengths_B = torch.tensor([7])
+    torch.testing.assert_close(model.classify(model(tokens_BT), lengths_B), model.classify(model(padded_BT), lengths_B))
+
+
+def test_first_weights_come_from_the_seed_and_a_head_leaves_them_alone() -> None:
+    torch.manual_seed(123)
+    one = fresh(TINY, 4).state_dict()
+    other = fresh(TINY.model_copy(update={"classes": 3}), 4).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not torch.equal(one["embedding.weight"], fresh(TINY, 5).state_dict()["embedding.weight"])
+
+
+def test_the_first_loss_is_that_of_a_guess() -> None:
+    model = fresh(TINY, 0)
+    tokens_BT = torch.randint(0, VOCABULARY, (8, 16), generator=torch.Generator().manual_seed(1))
+    loss = F.cross_entropy(model.logits(model(tokens_BT)).flatten(0, 1), tokens_BT.roll(-1, 1).flatten())
+    assert abs(loss.item() - math.log(VOCABULARY)) < 0.05
+
+
+def test_more_tokens_than_the_context_are_refused() -> None:
+    with pytest.raises(ValueError, match="17 tokens do not fit"):
+        fresh(TINY, 0)(torch.zeros((1, 17), dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"kv_heads": 3}, "multiple of kv_heads"), ({"head_width": 7}, "must be even")]
+)
+def test_an_impossible_shape_is_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ModelConfig.model_validate(TINY.model_dump() | change)
+
+
+def test_sizes_follow_from_few_numbers() -> None:
+    config = ModelConfig.sized(vocabulary=100, context_length=8, layers=2, width=256, heads=4, kv_heads=2)
+    assert (config.head_width, config.mlp_width) == (64, 704)

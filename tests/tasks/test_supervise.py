@@ -1,0 +1,91 @@
+"""The parent's side: a killed training is started again, a stopped one is saved, a failed one says why."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from models.spec import FitSpec
+from tasks.core.errors import StageError
+from tasks.supervise import stop_trainings, supervise
+from tests.models.shards import file_bytes, stream_spec
+from tests.tasks.conftest import HeardLog
+
+LONG = 100_000
+
+
+def when_training(spec: FitSpec, act: Callable[[psutil.Process], None], times: int = 1) -> threading.Thread:
+    """Do something to the training process while it makes progress; once, or again to its successors."""
+
+    def watch() -> None:
+        done: set[int] = set()
+        deadline = time.monotonic() + 120
+        progress = spec.work / "progress.jsonl"
+        while len(done) < times and time.monotonic() < deadline:
+            time.sleep(0.05)
+            if not progress.exists() or time.time() - progress.stat().st_mtime > 0.3:
+                continue
+            for child in psutil.Process().children():
+                if child.pid not in done and str(spec.work / "spec.json") in child.cmdline():
+                    act(child)
+                    done.add(child.pid)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def test_a_killed_training_is_started_again_and_ends_in_the_same_bits(tmp_path: Path) -> None:
+    from models.fit import fit
+
+    spec, log = stream_spec(tmp_path / "killed", steps=600, checkpoint_every=50), HeardLog()
+    killer = when_training(spec, lambda child: child.kill())
+    supervise(spec, log)
+    killer.join()
+    assert any("killed by SIGKILL" in line for line in log.lines)
+    assert [step for step, _ in log.series] == list(range(1, 601))
+    whole = stream_spec(tmp_path / "whole", steps=600, checkpoint_every=50)
+    fit(whole)
+    assert file_bytes(spec.out) == file_bytes(whole.out)
+
+
+def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100)
+    asker = when_training(spec, lambda child: stop_trainings())
+    with pytest.raises(StageError, match=r"stopped and saved at step (\d+) of 100000") as raised:
+        supervise(spec, HeardLog())
+    asker.join()
+    newest = max((spec.work / "checkpoints").iterdir())
+    assert f"step {int(newest.name.removeprefix('step-'))} of" in str(raised.value)
+
+
+def test_a_hung_training_is_killed_and_one_killed_too_often_fails(tmp_path: Path) -> None:
+    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100)
+    holder = when_training(spec, lambda child: child.suspend())
+    with pytest.raises(StageError, match=r"killed by SIGKILL at step \d+, again"):
+        supervise(spec, HeardLog(), restarts=0, patience_s=25.0)
+    holder.join()
+
+
+def test_a_failure_is_told_in_its_last_line(tmp_path: Path) -> None:
+    spec = stream_spec(tmp_path)
+    shards = spec.data.shards  # type: ignore[union-attr]
+    shards[0].write_bytes(b"rubbish")
+    with pytest.raises(StageError, match=r"failed: .*train-00000.arrow is not a readable Arrow file") as raised:
+        supervise(spec, HeardLog())
+    assert str(spec.work / "stderr.txt") in str(raised.value)
+
+
+def test_an_interrupted_parent_leaves_no_training_behind(tmp_path: Path) -> None:
+    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100)
+    interrupter = when_training(spec, lambda child: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        supervise(spec, HeardLog())
+    interrupter.join()
+    assert not [c for c in psutil.Process().children() if str(spec.work) in " ".join(c.cmdline())]
+    assert list((spec.work / "checkpoints").glob("step-*"))
