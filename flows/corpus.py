@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from prefect import flow
-from tasks.deduplicate import deduplicate
-from tasks.filter import filter
-from tasks.tokenize import tokenize
-from tasks.tokenizer import tokenizer
 
 from flows.recipe import Recipe
 from tasks.core.store import Artifact
+from tasks.deduplicate import deduplicate
+from tasks.filter import filter
 from tasks.ingest import ingest, take_inventory
+from tasks.tokenize import tokenize
+from tasks.tokenizer import tokenizer
 
 
 @dataclass(frozen=True)

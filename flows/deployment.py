@@ -5,6 +5,7 @@ hiccups, so two nights are kept apart by our own lease instead.
 """
 
 import difflib
+import os
 from contextlib import suppress
 from pathlib import Path
 from zoneinfo import available_timezones
@@ -48,6 +49,8 @@ def deploy_flow(
     api_url: str,
 ) -> str:
     """Deploy the flow at `entrypoint`, "<path>:<function>" below `folder`, in which the worker will run it."""
+    # Prefect makes its folder when it is first imported: in our home, not in the user's.
+    os.environ.setdefault("PREFECT_HOME", str(home.resolve() / "prefect"))
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
     from prefect.client.schemas.schedules import CronSchedule

@@ -90,6 +90,10 @@ def launch(home: Path, listener: socket.socket, log: Path, *, private: bool) -> 
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home.resolve() / "prefect" / "ui"),  # not into the installed package
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
+    if private:
+        # Only the server of `up` registers the types of blocks: two servers that do so at once fail on each other.
+        served["PREFECT_SERVER_REGISTER_BLOCKS_ON_START"] = "false"
+        served["PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION"] = "false"
     with listener:
         return spawn(
             [sys.executable, "-m", __name__, str(home.resolve()), str(listener.fileno()), "private" if private else ""],
@@ -246,7 +250,8 @@ def _confined(app: "ASGIApp") -> "ASGIApp":
 
 def _end_with_parent() -> None:
     """Wait for the end of standard input, then leave: politely first, so that the last records are written."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # not sys.stdin: its lock, held here, would crash the interpreter's exit
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(STOP_TIMEOUT_S)
     os.kill(os.getpid(), signal.SIGKILL)

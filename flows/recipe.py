@@ -10,18 +10,18 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from tasks.baseline import BaselineSettings
+from tasks.core.errors import UserError
 from tasks.deduplicate import DeduplicateSettings
 from tasks.evaluate import EvaluateSettings
 from tasks.examples import ExamplesSettings
 from tasks.filter import FilterSettings
 from tasks.finetune import FinetuneSettings
+from tasks.ingest import IngestSettings
 from tasks.pretrain import PretrainSettings
 from tasks.tokenize import TokenizeSettings
 from tasks.tokenizer import TokenizerSettings
-
-from tasks.core.errors import UserError
-from tasks.ingest import IngestSettings
 
 SHIPPED = Path(__file__).resolve().parent.parent / "deployments"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.ledger import Ledger, Night, StageEntry, close_journal, home_folder, new_night, now
+from flows.ledger import Ledger, Night, StageEntry, State, close_journal, home_folder, new_night, now
 from flows.recipe import Recipe, find_recipe, load_recipe
 from flows.services import tracking_uri
 from flows.view import LogView
@@ -23,6 +23,8 @@ from tasks.core.store import Artifact, Store, write_atomic
 from tasks.core.tracking import Sender, sync
 
 DRAIN_S = 30.0
+STATUSES: dict[State, str] = {"done": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+"""What MLflow calls the end of a run."""
 
 view: ContextVar[View | None] = ContextVar("view", default=None)
 """Set by the command line; without it (on a worker) lines go to Prefect's logger."""
@@ -125,19 +127,20 @@ def _record_start(home: Path, journal: Journal, night: Night, recipe: Recipe) ->
     journal.append("artifact", "", path=str(copy), to="recipe")
 
 
-def _end(ledger: Ledger, night: Night, run: Run, state: str, error: BaseException | None) -> None:
-    """Write how the night ended. On a full disk the journal may refuse: the entry then stays `running` and is
-    settled later."""
-    night.state = state  # type: ignore[assignment]
+def _end(ledger: Ledger, night: Night, run: Run, state: State, error: BaseException | None) -> None:
+    """Write how the night ended. On a full disk the error that says so matters more than its record: the entry then
+    stays `running` and is settled by whoever looks next."""
+    night.state = state
     night.ended = now()
     night.stages = [StageEntry(**vars(outcome)) for outcome in run.outcomes]
     night.failed_node = run.failed_node
     night.error = None if error is None else str(error) if isinstance(error, Exception) else "it was interrupted"
     times = {f"seconds/{outcome.node}": outcome.seconds for outcome in run.outcomes}
-    run.journal.append("metrics", "", values=times, step=0, at=time.time_ns() // 1_000_000)
-    run.journal.close()
-    close_journal(run.journal.path, {"done": "FINISHED", "failed": "FAILED", "killed": "KILLED"}[state])
-    ledger.write(night)
+    with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+        run.journal.append("metrics", "", values=times, step=0, at=time.time_ns() // 1_000_000)
+        run.journal.close()
+        close_journal(run.journal.path, STATUSES[state])
+        ledger.write(night)
 
 
 def _prefect_log() -> LogView:

@@ -4,14 +4,15 @@ import os
 import signal
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from rich.console import Console
 
 from flows.ledger import Ledger, Night, home_folder
 from flows.services import PrivateServer, environment, existing_api_url
-from tasks.core.errors import UserError
+from tasks.core.errors import StageError, UserError
+from tasks.core.run import is_disk_full
 
 
 class NightFailed(Exception):
@@ -78,11 +79,13 @@ def _failure(ledger: Ledger, known: set[str], night_id: str | None, error: BaseE
     """The failure of this command's night; the error itself if it struck before a night began."""
     nights = [night for night in ledger.nights() if night.id == night_id or night.id not in known]
     if not nights:
-        return error
+        no_space = f"no space is left in {ledger.home}; free some or point NIGHTSCHOOL_HOME at a larger disk"
+        return StageError(no_space) if is_disk_full(error) else error
     night = nights[-1]
     log = ledger.home / "logs" / f"night-{night.id}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("".join(traceback.format_exception(error)))
+    with suppress(OSError):  # on a full disk the sentence must do
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(traceback.format_exception(error)))
     where = f"the stage {night.failed_node}" if night.failed_node else "the night"
     if isinstance(error, Exception):
         return NightFailed(f"{where} failed: {_one_line(error)}", night, log)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from flows.services import Services
 
 ACTION_STYLES = {"reuse": "cyan", "run": "yellow", "resume": "green", "depends": "magenta"}
+PAGES = {
+    "prefect": "{url}",
+    "mlflow": "{url}/#/experiments?workflowType=machine_learning",  # without it, MLflow 3 opens its GenAI pages
+    "worker": "",
+}
 STATE_STYLES = {"done": "green", "failed": "red", "killed": "red", "running": "yellow"}
 
 
@@ -112,7 +117,7 @@ def services_table(services: "Services") -> Table:
     """The parts of `up` with their addresses."""
     table = Table("service", "address", "process", "log", box=None, header_style="bold", pad_edge=False)
     for part in services.parts:
-        table.add_row(part.name, part.url if part.name != "worker" else "", str(part.pid), part.log)
+        table.add_row(part.name, PAGES[part.name].format(url=part.url), str(part.pid), part.log)
     return table
 
 

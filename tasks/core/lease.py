@@ -6,6 +6,7 @@ raises the fencing token; `confirm` compares tokens under the lock, so a holder 
 cannot commit.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -40,10 +41,13 @@ class Lease:
             self._check(_read(self.path))
 
     def release(self) -> None:
-        """End the lease, keeping its token so that the next holder's is higher."""
+        """End the lease, keeping its token so that the next holder's is higher.
+
+        A full disk may refuse the record; the lease then ends with this process.
+        """
         self._ended.set()
         self._renewal.join()
-        with _locked(self.path):
+        with contextlib.suppress(OSError), _locked(self.path):
             held = _read(self.path)
             if held.get("token") == self.token:
                 _write(self.path, {"token": self.token})

@@ -64,6 +64,8 @@ class Projection:
 
         for name in ("mlflow", "alembic"):  # someone may have imported MLflow before us, with its chatter on
             logging.getLogger(name).setLevel(logging.WARNING)
+        # It prints the traceback of every database error that it also raises, and the sender says those in a line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         create_database(tracking_uri)
         self._client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
         self._tracking_uri = tracking_uri

@@ -126,7 +126,7 @@ class Run:
                 metrics = call.stage.function(**call.arguments, **given)
                 artifact = self.store.commit(request, out, metrics, lease.confirm)
             except BaseException:
-                shutil.rmtree(out, ignore_errors=True)
+                shutil.rmtree(out if call.stage.keeps_work else scratch, ignore_errors=True)
                 raise
             shutil.rmtree(scratch)
             write_run_record(artifact, self.id, call.node, started)

@@ -34,6 +34,7 @@ def train(spec: Path, log: Path) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    multiprocessing.set_start_method("fork", force=True)  # the default of a process that is not forked itself
     sys.exit(main([str(spec)]))
 
 

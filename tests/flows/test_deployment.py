@@ -92,13 +92,19 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prefect makes its folder when it is first imported, and must not make it in the developer's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home / "prefect"))  # Prefect makes its folder when it is first imported
-        yield Stand(home, make_project(tmp_path_factory.mktemp("project")), up(home))
-        down(home)
+    yield Stand(home, make_project(tmp_path_factory.mktemp("project")), up(home))
+    down(home)
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ def test_a_failed_night_says_how_to_go_on_and_rerun_finishes_it_in_the_same_nigh
 ) -> None:
     after.change("finetune.training.labels", 100_000)
     failed = after("run", str(after.recipe))
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     sentence, hint = failed.stderr.strip().splitlines()
     assert sentence.startswith("the stage finetune failed: ")
     night_id = hint.removeprefix("to go on from there: nightschool rerun ")
@@ -194,11 +194,12 @@ def test_the_exported_model_is_registered_and_linked_to_its_run(finished: tuple[
 
 
 def test_an_empty_corpus_is_one_sentence(tiny: Commands, tmp_path: Path) -> None:
-    (tmp_path / "empty.txt").write_text("")
-    tiny.change("ingest.sources", [{"kind": "files", "name": "none", "paths": [str(tmp_path / "empty.txt")]}])
+    (tmp_path / "empty.jsonl").write_text("")
+    tiny.change("ingest.sources", [{"kind": "files", "name": "none", "paths": [str(tmp_path / "empty.jsonl")]}])
     done = tiny("run", str(tiny.recipe))
-    assert done.returncode in (1, 2)
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.startswith("the stage ingest failed: ")
+    assert len(done.stderr.strip().splitlines()) == 2  # the sentence, and how to go on
     assert not list(tiny.home.rglob("manifest.json"))
 
 

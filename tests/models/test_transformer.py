@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from models.spec import ModelConfig
-from models.transformer import fresh
+from models.transformer import attend, fresh
 from tests.models.shards import TINY, VOCABULARY
 
 
@@ -61,3 +61,11 @@ def test_an_impossible_shape_is_refused(change: dict[str, int], message: str) ->
 def test_sizes_follow_from_few_numbers() -> None:
     config = ModelConfig.sized(vocabulary=100, context_length=8, layers=2, width=256, heads=4, kv_heads=2)
     assert (config.head_width, config.mlp_width) == (64, 704)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_the_cpus_short_cut_is_the_same_attention(kv_heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 24, 16, generator=generator) for heads in (4, kv_heads, kv_heads))
+    short_cut = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    torch.testing.assert_close(short_cut.float(), attend(q, k, v), atol=0.03, rtol=0.03)
