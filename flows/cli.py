@@ -10,7 +10,9 @@ import typer
 from tasks.core.errors import StageError, UserError
 
 if TYPE_CHECKING:
-    from flows.ledger import Night
+    from collections.abc import Callable
+
+    from rich.console import RenderableType
 
 app = typer.Typer(
     help="Nightly pre-training: ingest, deduplicate, tokenize, train, fine-tune, and trace every model to its data.",
@@ -139,8 +141,9 @@ def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: s
     from rich.console import Console
 
     from flows.recipe import load_recipe
+    from tasks.ingest import take_inventory
 
-    load_recipe(recipe)  # a misspelt key is told before anything is started
+    take_inventory(load_recipe(recipe).ingest)  # a misspelt key or path is told before anything is started
     from flows.start import NightFailed, start
     from flows.summary import night_summary
 
@@ -150,21 +153,17 @@ def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: s
         print(f"{failure} (traceback: {failure.log})", file=sys.stderr)
         print(f"to go on from there: nightschool rerun {failure.night.id}", file=sys.stderr)
         raise typer.Exit(2 if isinstance(failure.__cause__, UserError) else 1) from failure
-    _show(as_json, _values(night), lambda: night_summary(night))
+    _show(as_json, night.model_dump(mode="json"), lambda: night_summary(night))
 
 
-def _values(night: "Night") -> object:
-    return night.model_dump(mode="json")
-
-
-def _show(as_json: bool, value: object, text: "object") -> None:
-    """Print a JSON value or what a person reads; `text` is a function, so that tables are only drawn when wanted."""
+def _show(as_json: bool, value: object, text: "Callable[[], RenderableType]") -> None:
+    """Print a JSON value or what a person reads, which is only drawn when wanted."""
     if as_json:
         print(json.dumps(value, indent=1, default=str))
         return
     from rich.console import Console
 
-    Console().print(text() if callable(text) else text, highlight=False)
+    Console().print(text(), highlight=False, crop=False)
 
 
 def main() -> None:

@@ -72,31 +72,26 @@ class Plan:
 
 
 def differences(had: Request, wanted: Request, ignored_inputs: list[str]) -> list[str]:
-    """Each field in which two requests of one stage differ, as `field: old -> new`."""
-    found = []
+    """What differs between two requests of one stage: the changed modules by name, other fields as `old -> new`."""
     before, after = _fields(had), _fields(wanted)
-    for name in sorted(before.keys() | after.keys()):
-        if name.removeprefix("input ") in ignored_inputs and name.startswith("input "):
-            continue
-        if before.get(name) != after.get(name):
-            found.append(_said(name, before.get(name), after.get(name)))
-    return found
+    ignored = {f"input {name}" for name in ignored_inputs}
+    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    found = [
+        f"{name}: {_short(before.get(name))} -> {_short(after.get(name))}" for name in names if name not in ignored
+    ]
+    modules = sorted(
+        name for name in had.code.keys() | wanted.code.keys() if had.code.get(name) != wanted.code.get(name)
+    )
+    return found + ([f"code of {', '.join(modules)} changed"] if modules else [])
 
 
 def _fields(request: Request) -> dict[str, Any]:
     return {
         "version": request.version,
         **{f"input {name}": given and given.digest[:12] for name, given in request.inputs.items()},
-        **flat(request.settings),
-        **{f"code of {name}": digest for name, digest in request.code.items()},
+        **flat(request.settings, into_lists=True),
         **{f"library {name}": version for name, version in request.libraries.items()},
     }
-
-
-def _said(name: str, before: Any, after: Any) -> str:
-    if name.startswith("code of "):
-        return f"{name} changed"
-    return f"{name}: {_short(before)} -> {_short(after)}"
 
 
 def _short(value: Any) -> str:

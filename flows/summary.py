@@ -37,12 +37,22 @@ def night_summary(night: Night) -> RenderableType:
         _figures(found),
         Text(""),
         _times(night.stages),
-        Text(f"\nNight {night.id}: {len(night.stages)} stages in {seconds:.0f} s, {reused} of them reused."),
-        Text(f"Report    {report}"),
-        Text(f"Model     {found['export'].path} (opens with transformers)"),
-        Text("Browse    nightschool up, then Prefect's and MLflow's pages; nightschool down ends them"),
+        _line(f"\nNight {night.id}: {len(night.stages)} stages in {seconds:.0f} s, {reused} of them reused."),
+        _line(f"Report    {_shown(report)}"),
+        _line(f"Model     {_shown(found['export'].path)}  (opens with transformers)"),
+        _line("Browse    nightschool up, then Prefect's and MLflow's pages; nightschool down ends them"),
     ]
     return Group(*lines)
+
+
+def _line(text: str) -> Text:
+    """A line that is never broken: paths are there to be copied."""
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
+def _shown(path: Path) -> str:
+    """As short as it can be typed from the current folder."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _artifact(home: Path, entry: StageEntry) -> Artifact:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from tasks.core.run import Outcome
 
@@ -43,7 +44,7 @@ class TerminalView(AbstractContextManager["TerminalView"]):
         self._last_line = time.monotonic()
 
     def said(self, node: str, message: str) -> None:
-        self.console.print(f"  [dim]{node:<18} {message}[/]", highlight=False)
+        self.console.print(Text(f"  {node:<18} {message}", style="dim"), soft_wrap=True)
 
     def progressed(self, node: str, done: float, total: float, unit: str) -> None:
         amount = amount_of(done, total, unit)

@@ -11,8 +11,6 @@ with one sentence as the last line of stderr.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import math
 import os
@@ -22,9 +20,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +42,9 @@ from models.checkpoint import (
     save_checkpoint,
     save_model,
 )
+from models.claim import claim
 from models.data import Batch, Examples, Steps, read_column
-from models.hardware import Arithmetic, choose_precision, keep_large_blocks
+from models.hardware import Arithmetic, device, keep_large_blocks
 from models.objectives import classification_loss, next_token_loss
 from models.optim import adamw, learning_rate
 from models.progress import ProgressFile, Report, now_ms, read_reports
@@ -77,14 +75,14 @@ def fit(
 ) -> FitResult:
     """Train to the spec's last step, from the newest intact checkpoint in `spec.work`, and write `spec.out`.
 
-    `stop` is asked after every step, `say` hears what a person would want to know.
+    `stop` is asked after every step, `say` hears what a person would want to know. Sets torch's threads and determinism
+    and the allocator's habits for the whole process.
 
     Raises ValueError when the work folder belongs to another training or the data cannot be trained on,
     FloatingPointError when the loss is no longer a number, OSError when a disk refuses.
     """
     spec.work.mkdir(parents=True, exist_ok=True)
-    with _alone(spec.work):
-        bits = _settle_bits(spec, say)
+    with claim(spec, say) as bits:
         torch.set_num_threads(bits.threads)
         keep_large_blocks()
         batches = Steps(spec)
@@ -220,7 +218,7 @@ def _run_trainer(training: Training, loader: DataLoader[Batch], precision: Arith
         # A debugging aid that costs 2 % of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         trainer = pl.Trainer(
-            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            accelerator=device().type,
             devices=1,
             precision="bf16-mixed" if precision == "bf16" else "32-true",
             max_steps=steps,
@@ -258,6 +256,7 @@ def _write_results(spec: FitSpec, model: Transformer, precision: Arithmetic, sto
     )
     if isinstance(spec.data, LabelledExamples):
         examples = Examples(spec.data.test, None, spec.model.context_length)
+        model.to(device())
         predicted = np.empty(examples.n, dtype=np.int32)
         for indices, classes in predicted_classes(model, examples, precision):
             predicted[indices] = classes
@@ -269,57 +268,6 @@ def _write_results(spec: FitSpec, model: Transformer, precision: Arithmetic, sto
         pq.write_table(
             pa.table({"doc_id": doc_ids, "label": labels, "predicted": predicted}), spec.out / "predictions.parquet"
         )
-
-
-@dataclass(frozen=True)
-class _Bits:
-    """What the machine decides and the bits depend on: chosen at the first start, kept by every resume."""
-
-    precision: Arithmetic
-    threads: int
-
-
-def _settle_bits(spec: FitSpec, say: Callable[[str], None]) -> _Bits:
-    """Choose arithmetic and threads, or take those with which this training was begun; refuse another's folder."""
-    record = spec.work / "training.json"
-    identity = spec.identity()
-    if not record.exists():
-        precision, reason = choose_precision(spec.precision)
-        say(f"Computes in {precision}: {reason}.")
-        bits = _Bits(precision, torch.get_num_threads())
-        aside = record.with_suffix(".writing")
-        aside.write_text(json.dumps({"identity": identity, "bits": asdict(bits)}))
-        aside.replace(record)
-        return bits
-    begun = json.loads(record.read_text())
-    changed = sorted(name for name in identity | begun["identity"] if identity.get(name) != begun["identity"].get(name))
-    if "data.digest" in changed:
-        raise ValueError(
-            f"The training in {spec.work} was begun on other data (digest {begun['identity'].get('data.digest')}, now "
-            f"{spec.data.digest}) and cannot go on with these: remove that folder to begin anew."
-        )
-    if changed:
-        raise ValueError(
-            f"The training in {spec.work} was begun with other settings ({', '.join(changed)}) and cannot go on with "
-            "these: remove that folder to begin anew."
-        )
-    return _Bits(**begun["bits"])
-
-
-@contextmanager
-def _alone(work: Path, patience_s: float = 120.0) -> Iterator[None]:
-    """Hold the work folder; an orphan of a killed run may need a moment to save, a dead one's lock is free."""
-    with (work / "lock").open("w") as file:
-        deadline = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ValueError(f"Another process is training in {work}: end it first.") from None
-                time.sleep(0.1)
-        yield
 
 
 def main(arguments: list[str]) -> int:

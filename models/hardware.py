@@ -14,6 +14,11 @@ import torch
 Arithmetic = Literal["bf16", "float32"]
 
 
+def device() -> torch.device:
+    """Where weights and batches go."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def choose_precision(asked: Literal["auto", "bf16", "float32"]) -> tuple[Arithmetic, str]:
     """The arithmetic and, for the log, why.
 

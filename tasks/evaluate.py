@@ -56,13 +56,14 @@ def evaluate(
     Raises UserError when no document is held out.
     """
     from models.checkpoint import load_model
+    from models.hardware import device
     from models.transformer import fresh
 
     chosen, sequences = _choose_documents(sorted(tokens.path.glob("heldout-*.arrow")), settings)
     if not sequences:
         raise UserError(f"There is nothing to evaluate on in {tokens.path}: hold out a larger share of documents.")
-    trained = load_model(model.path)
-    before = _judge(fresh(trained.config, settings.seed), sequences, chosen, settings.seed)
+    trained = load_model(model.path).to(device())
+    before = _judge(fresh(trained.config, settings.seed).to(device()), sequences, chosen, settings.seed)
     log.progress(1, 2, "models")
     after = _judge(trained, sequences, chosen, settings.seed)
     log.progress(2, 2, "models")

@@ -32,6 +32,9 @@ TINY: dict[str, Any] = {
 }
 
 
+SERVERS = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI")
+
+
 @dataclass(frozen=True)
 class Commands:
     """The command line over one home folder and one recipe."""
@@ -40,15 +43,17 @@ class Commands:
     recipe: Path
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "NIGHTSCHOOL_HOME": str(self.home)}
+        """This process's, less the servers that other tests in it may use."""
+        kept = {name: value for name, value in os.environ.items() if name not in SERVERS}
+        return {**kept, "NIGHTSCHOOL_HOME": str(self.home)}
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "flows.cli", *arguments]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=self.environment(), stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(command, env=self.environment() | variables, stdout=pipe, stderr=pipe, text=True)
 
-    def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        process = self.start(*arguments)
+    def __call__(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*arguments, **variables)
         output, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 

@@ -12,7 +12,6 @@ import errno
 import shutil
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.core.errors import StageError, UserError
@@ -216,14 +215,15 @@ class RunLog(StageLog):
         self.run.view.progressed(self.node, done, total, unit)
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names; lists are kept as values."""
+def flat(settings: dict[str, Any], prefix: str = "", into_lists: bool = False) -> dict[str, Any]:
+    """Nested settings as one level of dotted names; lists are values, or numbered from 0 with `into_lists`."""
     flattened: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, dict):
-            flattened |= flat(value, f"{prefix}{name}.")
+        inner = dict(enumerate(value)) if into_lists and isinstance(value, list) else value
+        if isinstance(inner, dict):
+            flattened |= flat(inner, f"{prefix}{name}.", into_lists)
         else:
-            flattened[prefix + name] = value
+            flattened[f"{prefix}{name}"] = value
     return flattened
 
 
@@ -238,8 +238,3 @@ def is_disk_full(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
-
-
-def scratch_of(store: Store, request: Request) -> Path:
-    """Where the request's work lies while it is not committed."""
-    return store.scratch(request.key) / "work"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.core.journal import read_journal
 from tests.conftest import PROJECT
+from tests.history import history, recorded
 from tests.tiny import TINY, Commands
 
 DATA_STAGES = ["ingest", "filter", "deduplicate", "tokenizer", "tokenize"]
@@ -165,21 +165,10 @@ def test_mlflow_shows_the_night_with_its_stages_nested_and_their_inputs(
 
 
 def test_mlflows_metric_history_equals_the_journal(finished: tuple[Path, dict[str, Any]]) -> None:
-    from mlflow import MlflowClient
-
     home, night = finished[0] / "home", finished[1]
-    told: dict[tuple[str, str], list[tuple[int, int, float]]] = {}
-    for record in read_journal(home / "journals" / f"{night['id']}.jsonl"):
-        if record.kind == "metrics":
-            for name, value in record.payload["values"].items():
-                point = (record.payload["step"], record.payload["at"], value)
-                told.setdefault((record.node, name), []).append(point)
-    assert len(told["pretrain", "loss"]) > 1
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    runs = {run.data.tags["nightschool.node"]: run.info.run_id for run in mlflow_runs(home, "tiny")}
-    for (node, name), points in told.items():
-        history = client.get_metric_history(runs[node], name)
-        assert sorted((entry.step, entry.timestamp, entry.value) for entry in history) == sorted(points)
+    told = recorded(home / "journals" / f"{night['id']}.jsonl")
+    assert len([point for point in told if point[:2] == ("pretrain", "loss")]) == 40
+    assert history(f"sqlite:///{home / 'mlflow.db'}", "tiny") == told
 
 
 def test_the_exported_model_is_registered_and_linked_to_its_run(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -96,6 +96,15 @@ def test_other_settings_are_refused_on_resume_and_named(tmp_path: Path) -> None:
         fit(spec.model_copy(update={"seed": 6, "steps": 31}))
 
 
+def test_a_resume_keeps_the_threads_it_was_begun_with(tmp_path: Path) -> None:
+    spec = stream_spec(tmp_path)
+    begun = torch.get_num_threads()
+    fit(spec, stop=after(3))
+    torch.set_num_threads(begun + 1)
+    fit(spec)
+    assert torch.get_num_threads() == begun
+
+
 def test_a_loss_that_is_no_number_ends_the_training_with_a_sentence(tmp_path: Path) -> None:
     spec = stream_spec(tmp_path)
     wild = spec.optimisation.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0})

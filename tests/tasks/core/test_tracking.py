@@ -17,6 +17,7 @@ import pytest
 from tasks.core.errors import StageError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.tracking import Sender, sync
+from tests.history import client, history, recorded, runs
 from tests.mlflow_server import find_free_port, mlflow_server, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -44,41 +45,6 @@ def free_port() -> int:
 @pytest.fixture
 def database(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
-
-
-def client(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri, registry_uri=uri)
-
-
-def runs(uri: str) -> dict[str, Any]:
-    """MLflow's runs by node."""
-    mlflow = client(uri)
-    found = mlflow.search_runs([mlflow.get_experiment_by_name("recipe").experiment_id])
-    assert len({run.data.tags["nightschool.node"] for run in found}) == len(found)
-    return {run.data.tags["nightschool.node"]: run for run in found}
-
-
-def history(uri: str) -> Counter[tuple[str, str, int, int, float]]:
-    """Every metric point in MLflow: node, name, step, time, value."""
-    mlflow = client(uri)
-    return Counter(
-        (node, key, point.step, point.timestamp, point.value)
-        for node, run in runs(uri).items()
-        for key in run.data.metrics
-        for point in mlflow.get_metric_history(run.info.run_id, key)
-    )
-
-
-def recorded(path: Path) -> Counter[tuple[str, str, int, int, float]]:
-    """Every metric point in the journal."""
-    return Counter(
-        (record.node, key, record.payload["step"], record.payload["at"], value)
-        for record in read_journal(path)
-        if record.kind == "metrics"
-        for key, value in record.payload["values"].items()
-    )
 
 
 def begin(journal: Journal, *nodes: str) -> None:

@@ -1,0 +1,36 @@
+"""MLflow killed in mid-training and started again: training goes on, and MLflow ends up equal to the journal."""
+
+import time
+from pathlib import Path
+
+from tests.history import history, recorded
+from tests.mlflow_server import find_free_port, mlflow_server, wait_until
+from tests.tiny import Commands
+
+
+def test_training_goes_on_without_mlflow_whose_history_then_equals_the_journal(tiny: Commands, tmp_path: Path) -> None:
+    tiny.change("pretrain.tokens", 800 * 8 * 64)
+    port = find_free_port()
+    uri = f"http://127.0.0.1:{port}"
+    (tmp_path / "server").mkdir()
+    with mlflow_server(tmp_path / "server", port):
+        process = tiny.start("run", str(tiny.recipe), MLFLOW_TRACKING_URI=uri)
+        wait_until(lambda: steps(tiny.home) >= 5, timeout_s=180)
+    at_the_outage = steps(tiny.home)
+    wait_until(lambda: steps(tiny.home) >= at_the_outage + 50, timeout_s=60)
+    assert process.poll() is None
+    time.sleep(2)  # the sender must have met the closed door
+    with mlflow_server(tmp_path / "server", port):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert tiny("sync", MLFLOW_TRACKING_URI=uri).returncode == 0
+        (journal,) = (tiny.home / "journals").glob("*.jsonl")
+        assert history(uri, "tiny") == recorded(journal)
+    assert sum(node == "pretrain" and name == "loss" for node, name, *_ in recorded(journal)) == 800
+
+
+def steps(home: Path) -> int:
+    """Training steps in the only journal so far."""
+    found = list((home / "journals").glob("*.jsonl"))
+    told = recorded(found[0]) if found else {}
+    return max((step for node, name, step, *_ in told if (node, name) == ("pretrain", "loss")), default=0)
