@@ -124,10 +124,12 @@ def plan_table(steps: "list[Step]") -> Table:
 
 
 def services_table(services: "Services") -> Table:
-    """The parts of `up` with their addresses."""
-    table = Table("service", "address", "process", "log", box=None, header_style="bold", pad_edge=False)
+    """The parts of `up` with their addresses and logs, a line each."""
+    table = Table.grid(padding=(0, 2))
     for part in services.parts:
-        table.add_row(part.name, PAGES[part.name].format(url=part.url), str(part.pid), part.log)
+        where = PAGES[part.name].format(url=part.url) or "runs what a schedule starts"
+        table.add_row(Text(part.name, style="bold"), _line(where))
+        table.add_row("", Text(f"process {part.pid}, log {_shown(Path(part.log))}", style="dim", overflow="fold"))
     return table
 
 

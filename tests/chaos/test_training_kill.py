@@ -19,9 +19,6 @@ from models.progress import read_reports
 from models.spec import FitSpec
 from tests.models.shards import examples_spec, file_bytes, stream_spec
 
-# Before torch is imported, in children too: on two busy cores a tiny model trains ten times slower on two threads.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 STEPS = 300
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(["models.fit", "tests.chaos.test_training_kill"])

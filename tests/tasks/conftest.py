@@ -1,7 +1,6 @@
 """A small world for the stages that train: real text, a real tokenizer, real shards, a model trained for a moment."""
 
 import inspect
-import os
 from dataclasses import dataclass
 
 import polars as pl
@@ -9,9 +8,6 @@ import pytest
 
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
-
-# Before torch is imported, here and in children: on two busy cores a tiny model trains ten times slower on two threads.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class HeardLog(StageLog):
