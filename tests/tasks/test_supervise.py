@@ -84,8 +84,12 @@ def test_a_failure_is_told_in_its_last_line(tmp_path: Path) -> None:
 def test_an_interrupted_parent_leaves_no_training_behind(tmp_path: Path) -> None:
     spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100)
     interrupter = when_training(spec, lambda child: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        supervise(spec, HeardLog())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # xdist's workers ignore Ctrl-C
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            supervise(spec, HeardLog())
+    finally:
+        signal.signal(signal.SIGINT, before)
     interrupter.join()
     assert not [c for c in psutil.Process().children() if str(spec.work) in " ".join(c.cmdline())]
     assert list((spec.work / "checkpoints").glob("step-*"))
