@@ -1,6 +1,8 @@
 """Start a night from the command line: server, environment, flow, and a sentence if it fails."""
 
+import logging
 import os
+import shutil
 import signal
 import traceback
 from collections.abc import Iterator
@@ -13,6 +15,9 @@ from flows.ledger import Ledger, Night, home_folder
 from flows.services import PrivateServer, environment, existing_api_url
 from tasks.core.errors import StageError, UserError
 from tasks.core.run import is_disk_full
+
+FULL_BYTES = 1 << 20
+"""A disk with less than this is full: Prefect's server then answers with errors that do not say so."""
 
 
 class NightFailed(Exception):
@@ -43,6 +48,7 @@ def start(recipe: Path, console: Console, keep: list[str] | None = None, night_i
         os.environ.update(environment(home, api_url or server.api_url))  # type: ignore[union-attr]
         # The terminal is ours: what Prefect would print there stands on the run's page and in our own lines.
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        logging.raiseExceptions = False  # else a log line that Prefect's server refuses prints a traceback
         from flows.nightly import nightly
         from flows.session import view
         from flows.view import TerminalView
@@ -77,10 +83,12 @@ def make_home(home: Path) -> None:
 
 def _failure(ledger: Ledger, known: set[str], night_id: str | None, error: BaseException) -> BaseException:
     """The failure of this command's night; the error itself if it struck before a night began."""
+    no_space = None
+    if is_disk_full(error) or shutil.disk_usage(ledger.home).free < FULL_BYTES:
+        no_space = f"no space is left in {ledger.home}; free some or point NIGHTSCHOOL_HOME at a larger disk"
     nights = [night for night in ledger.nights() if night.id == night_id or night.id not in known]
     if not nights:
-        no_space = f"no space is left in {ledger.home}; free some or point NIGHTSCHOOL_HOME at a larger disk"
-        return StageError(no_space) if is_disk_full(error) else error
+        return StageError(no_space) if no_space else error
     night = nights[-1]
     log = ledger.home / "logs" / f"night-{night.id}.log"
     with suppress(OSError):  # on a full disk the sentence must do
@@ -88,7 +96,7 @@ def _failure(ledger: Ledger, known: set[str], night_id: str | None, error: BaseE
         log.write_text("".join(traceback.format_exception(error)))
     where = f"the stage {night.failed_node}" if night.failed_node else "the night"
     if isinstance(error, Exception):
-        return NightFailed(f"{where} failed: {_one_line(error)}", night, log)
+        return NightFailed(f"{where} failed: {no_space or _one_line(error)}", night, log)
     return NightFailed(f"{where} was interrupted", night, log)
 
 

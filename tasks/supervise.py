@@ -28,14 +28,6 @@ RESUMABLE = 75
 _POLL_S = 0.5
 _GRACE_S = 120.0  # for finishing a step and saving, after SIGTERM
 
-_running: set[int] = set()
-
-
-def stop_trainings() -> None:
-    """Ask every training of this process to save and end; their stages then raise. Safe in a signal handler."""
-    for pid in tuple(_running):
-        os.kill(pid, signal.SIGTERM)
-
 
 def supervise(spec: FitSpec, log: StageLog, restarts: int = 2, patience_s: float = 900.0) -> None:
     """Run the spec to its end; returns when `spec.out` is complete.
@@ -149,7 +141,6 @@ def _run(spec: FitSpec, feed: _Feed, patience_s: float) -> int:
 @contextmanager
 def _ended(child: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """However the block ends (Ctrl-C and Prefect's cancellation arrive as exceptions), the child saves and ends."""
-    _running.add(child.pid)
     try:
         yield child
     finally:
@@ -160,7 +151,6 @@ def _ended(child: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-        _running.discard(child.pid)
 
 
 class _Pulse:

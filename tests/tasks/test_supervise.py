@@ -12,7 +12,7 @@ import pytest
 
 from models.spec import FitSpec
 from tasks.core.errors import StageError
-from tasks.supervise import stop_trainings, supervise
+from tasks.supervise import supervise
 from tests.models.shards import file_bytes, stream_spec
 from tests.tasks.conftest import HeardLog
 
@@ -56,7 +56,7 @@ def test_a_killed_training_is_started_again_and_ends_in_the_same_bits(tmp_path: 
 
 def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100)
-    asker = when_training(spec, lambda child: stop_trainings())
+    asker = when_training(spec, lambda child: child.terminate())
     with pytest.raises(StageError, match=r"stopped and saved at step (\d+) of 100000") as raised:
         supervise(spec, HeardLog())
     asker.join()
