@@ -149,5 +149,6 @@ class Steps(Dataset[Batch]):
             batch_size=None,
             sampler=range(start, stop),
             num_workers=self._spec.workers,
+            multiprocessing_context="forkserver" if self._spec.workers else None,  # a forked threaded process may die
             pin_memory=torch.cuda.is_available(),
         )
