@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from prefect import flow
-from tasks.baseline import baseline
-from tasks.examples import examples
-from tasks.finetune import finetune as train
 
 from flows.corpus import Corpus
 from flows.pretrain import Pretrained
 from flows.recipe import Finetuning
+from tasks.baseline import baseline
 from tasks.core.store import Artifact
+from tasks.examples import examples
+from tasks.finetune import finetune as train
 
 
 @dataclass(frozen=True)

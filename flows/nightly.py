@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from tasks.report import ReportSettings, report
 
 from flows.corpus import corpus
 from flows.finetune import Finetuned, finetune
@@ -14,6 +13,7 @@ from flows.pretrain import Pretrained, pretrain
 from flows.recipe import Recipe
 from flows.session import open_session
 from tasks.core.store import Artifact
+from tasks.report import ReportSettings, report
 
 
 @dataclass(frozen=True)

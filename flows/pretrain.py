@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from prefect import flow
-from tasks.evaluate import evaluate
-from tasks.export import export
-from tasks.pretrain import pretrain as train
 
 from flows.corpus import Corpus
 from flows.recipe import Recipe
 from tasks.core.store import Artifact
+from tasks.evaluate import evaluate
+from tasks.export import export
+from tasks.pretrain import pretrain as train
 
 
 @dataclass(frozen=True)
