@@ -48,7 +48,7 @@ class Plan:
                 return artifact
             self._step(call, "run", [f"its artifact is damaged: {damage}"])
         else:
-            promised = [name for name, artifact in call.inputs.items() if artifact and artifact.digest == PROMISED]
+            promised = [name for name, artifact in call.input_artifacts() if artifact.digest == PROMISED]
             why = self._differences(request, promised)
             if promised and not why:
                 self._step(call, "depends", [f"runs unless {name} comes out equal" for name in promised])
@@ -88,7 +88,7 @@ def differences(had: Request, wanted: Request, ignored_inputs: list[str]) -> lis
 def _fields(request: Request) -> dict[str, Any]:
     return {
         "version": request.version,
-        **{f"input {name}": given and given.digest[:12] for name, given in request.inputs.items()},
+        **{f"input {name}": given.digest[:12] for name, given in request.references()},
         **flat(request.settings, into_lists=True),
         **{f"library {name}": version for name, version in request.libraries.items()},
     }

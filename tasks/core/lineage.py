@@ -25,8 +25,7 @@ class Node:
     @property
     def inputs(self) -> dict[str, Reference]:
         """Parameter name to artifact, without inputs that were left out."""
-        given = self.manifest.inputs if self.manifest is not None else {}
-        return {name: reference for name, reference in given.items() if reference is not None}
+        return dict(self.manifest.references()) if self.manifest is not None else {}
 
 
 @dataclass(frozen=True)

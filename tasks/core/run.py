@@ -12,12 +12,14 @@ import errno
 import shutil
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from tasks.core.batches import Batches, BatchFunction, Future, do_batch
 from tasks.core.errors import StageError, UserError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.lease import take
-from tasks.core.stage import Call, StageLog
+from tasks.core.stage import Call, Input, StageLog
 from tasks.core.store import Artifact, Request, Store, write_run_record
 
 SHOWN_IN_MLFLOW = (".json", ".html", ".md", ".svg", ".png")
@@ -64,7 +66,7 @@ class Run:
         from prefect import task
         from prefect.cache_policies import NO_CACHE
 
-        def execute(**inputs: Artifact | None) -> Artifact:
+        def execute(**inputs: Input) -> Artifact:
             """The inputs are passed so that Prefect draws the edges between its tasks."""
             return self._recorded(call)
 
@@ -111,7 +113,8 @@ class Run:
                 return "reused", found
             scratch = self.store.scratch(request.key)
             work, out = scratch / "work", scratch / f"out-{lease.token}"
-            resumed = call.stage.keeps_work and work.is_dir() and any(work.iterdir())
+            keeps = call.stage.keeps_work or call.stage.in_batches
+            resumed = keeps and work.is_dir() and any(work.iterdir())
             for leftover in scratch.glob("out-*"):
                 shutil.rmtree(leftover)
             out.mkdir(parents=True)
@@ -119,13 +122,15 @@ class Run:
             if call.stage.keeps_work:
                 work.mkdir(exist_ok=True)
                 given["work"] = work
+            if call.stage.in_batches:
+                given["batches"] = Batches(work / "batches", submit_to_prefect, log)
             started = time.time()
             self.view.began(call.node, "resume" if resumed else "run")
             try:
                 metrics = call.stage.function(**call.arguments, **given)
                 artifact = self.store.commit(request, out, metrics, lease.confirm)
             except BaseException:
-                shutil.rmtree(out if call.stage.keeps_work else scratch, ignore_errors=True)
+                shutil.rmtree(out if keeps else scratch, ignore_errors=True)
                 raise
             shutil.rmtree(scratch)
             write_run_record(artifact, self.id, call.node, started)
@@ -148,17 +153,16 @@ class Run:
         tags = {"nightschool.stage": request.stage, "nightschool.key": request.key}
         self.journal.append("start", call.node, name=call.node, tags=tags)
         self.journal.append("params", call.node, values=flat(request.settings))
-        for name, artifact in call.inputs.items():
-            if artifact is not None:
-                self.journal.append(
-                    "input",
-                    call.node,
-                    name=artifact.stage,
-                    digest=artifact.digest,
-                    source=artifact.path.resolve().as_uri(),
-                    source_type="local",
-                    tags={"nightschool.parameter": name},
-                )
+        for name, artifact in call.input_artifacts():
+            self.journal.append(
+                "input",
+                call.node,
+                name=artifact.stage,
+                digest=artifact.digest,
+                source=artifact.path.resolve().as_uri(),
+                source_type="local",
+                tags={"nightschool.parameter": name},
+            )
 
     def _record_output(self, node: str, request: Request, artifact: Artifact, action: str) -> None:
         record = self.store.record(request.key)
@@ -183,6 +187,16 @@ class Run:
         """Record what can be recorded while an error is on its way; on a full disk the error itself matters more."""
         with contextlib.suppress(OSError):
             self.journal.append(kind, node, **payload)
+
+
+def submit_to_prefect(function: BatchFunction, item: Any, folder: Path) -> Future:
+    """Give a batch to the task runner of the flow around us: threads, Dask or Ray, as the recipe's `engine` says."""
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    name = f"{folder.parent.name} {int(folder.name)}"
+    runner = task(name=folder.parent.name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(do_batch)
+    return runner.submit(function, item, folder)
 
 
 class RunLog(StageLog):

@@ -6,19 +6,20 @@
     deduplicate(documents, settings, out, StageLog())   # plainly: just the function, as unit tests call it
     deduplicate.run(documents, settings)                # in a flow: reused, resumed or run, committed, recorded
 
-The signature is the declaration. Parameters annotated `Artifact` are inputs, pydantic models are settings; both
-enter the key. `out` is an empty folder to write into; a stage that also asks for `work` gets a folder that outlives
-a kill until the commit. What `.run` does is decided by the context that a flow opened: a run executes
-(`tasks/core/run.py`), a plan explains.
+The signature is the declaration. Parameters annotated `Artifact` (or `tuple[Artifact, ...]`) are inputs, pydantic
+models are settings; both enter the key. `out` is an empty folder to write into; a stage that also asks for `work` gets
+a folder that outlives a kill until the commit, one that asks for `batches` (tasks/core/batches.py) a way to divide its
+work among the workers of the recipe's engine. What `.run` does is decided by the context that a flow opened: a run
+executes (`tasks/core/run.py`), a plan explains.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Protocol, get_args, get_type_hints
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
@@ -26,7 +27,8 @@ from tasks.core.fingerprint import code_fingerprint, library_versions
 from tasks.core.store import Artifact, Reference, Request
 
 Metrics = dict[str, int | float]
-GIVEN = ("out", "work", "log")
+GIVEN = ("out", "work", "batches", "log")
+Input = Artifact | tuple[Artifact, ...] | None
 
 
 class StageLog:
@@ -52,8 +54,16 @@ class Call:
     arguments: dict[str, Any]
 
     @property
-    def inputs(self) -> dict[str, Artifact | None]:
+    def inputs(self) -> dict[str, Input]:
         return {name: value for name, value in self.arguments.items() if name in self.stage.input_names}
+
+    def input_artifacts(self) -> Iterator[tuple[str, Artifact]]:
+        """(parameter name, artifact) of every input; those of a parameter that takes several are numbered from 0."""
+        for name, given in self.inputs.items():
+            if isinstance(given, Artifact):
+                yield name, given
+            else:
+                yield from ((f"{name}.{number}", artifact) for number, artifact in enumerate(given or ()))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -65,13 +75,10 @@ class Call:
 
     def request(self) -> Request:
         """What decides the output; its hash is the key."""
-        references: dict[str, Reference | None] = {
-            name: None if artifact is None else artifact.reference for name, artifact in self.inputs.items()
-        }
         return Request(
             stage=self.stage.name,
             version=self.stage.version,
-            inputs=references,
+            inputs={name: _referenced(given) for name, given in self.inputs.items()},
             settings=self.settings,
             code=self.stage.code(),
             libraries=library_versions(self.stage.libraries),
@@ -116,6 +123,7 @@ class Stage:
                     "enter a key; make it one of them"
                 )
         self.keeps_work = "work" in self.signature.parameters
+        self.in_batches = "batches" in self.signature.parameters
 
     def __call__(self, *args: Any, **kwargs: Any) -> Metrics:
         return self.function(*args, **kwargs)
@@ -156,7 +164,13 @@ def stage(
     return lambda function: Stage(function, version, libraries, modules)
 
 
+def _referenced(given: Input) -> Reference | list[Reference] | None:
+    if isinstance(given, Artifact):
+        return given.reference
+    return None if given is None else [artifact.reference for artifact in given]
+
+
 def _is_artifact(hint: Any) -> bool:
-    if isinstance(hint, UnionType):
-        return any(_is_artifact(part) for part in get_args(hint) if part is not type(None))
+    if isinstance(hint, UnionType) or get_origin(hint) is tuple:
+        return any(_is_artifact(part) for part in get_args(hint) if part not in (type(None), ...))
     return isinstance(hint, type) and issubclass(hint, Artifact)

@@ -56,7 +56,7 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True)
     stage: str
     version: int
-    inputs: dict[str, Reference | None]
+    inputs: dict[str, Reference | list[Reference] | None]
     settings: dict[str, Any]
     code: dict[str, str]
     """Fingerprint of each project module that the stage consists of."""
@@ -65,6 +65,14 @@ class Request(BaseModel):
     @cached_property
     def key(self) -> str:
         return blake3(canonical(self.model_dump())).hexdigest()[:DIGEST_LENGTH]
+
+    def references(self) -> Iterator[tuple[str, Reference]]:
+        """(parameter name, artifact) of every input; those of a parameter that takes several are numbered from 0."""
+        for name, given in self.inputs.items():
+            if isinstance(given, Reference):
+                yield name, given
+            else:
+                yield from ((f"{name}.{number}", reference) for number, reference in enumerate(given or ()))
 
 
 class Manifest(Request):
@@ -182,13 +190,13 @@ class Store:
         files = hash_files(out)
         for entry in files:
             path = out / entry.path
-            _sync(path)
+            sync_path(path)
             path.chmod(0o444)
         digest = digest_of(files)
         manifest = Manifest(**dict(request), files=files)
         write_atomic(out / MANIFEST_FILE, json.dumps(manifest.model_dump(), indent=1, sort_keys=True).encode())
         for folder in {path.parent for path in out.rglob("*")}:
-            _sync(folder)
+            sync_path(folder)
         target = self.path(request.stage, digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         confirm()
@@ -199,7 +207,7 @@ class Store:
             shutil.rmtree(out)
         else:
             out.rename(target)
-            _sync(target.parent)
+            sync_path(target.parent)
         self.point(request, digest)
         return artifact
 
@@ -292,10 +300,11 @@ def write_atomic(path: Path, content: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync_path(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Return when the file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
