@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flows.engine import Engine
 from tasks.baseline import BaselineSettings
 from tasks.core.errors import UserError
 from tasks.deduplicate import DeduplicateSettings
@@ -47,6 +48,8 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Names the MLflow experiment, the registered model and the Prefect deployment."""
+    engine: Engine = Engine()
+    """Who does the work of the data stages; changes no byte and enters no key."""
     ingest: IngestSettings
     filter: FilterSettings = FilterSettings()
     deduplicate: DeduplicateSettings = DeduplicateSettings()

@@ -7,6 +7,7 @@ fewer, harder tokens, and the bytes stay the same.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from models.order import Order
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
+from tasks.snapshot import Snapshot, shards_of
 from tasks.tokenizer import END_OF_TEXT_ID, load_tokenizer
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class EvaluateSettings(BaseModel):
 
 @stage(version=1, libraries=("torch", "numpy"), modules=("models.score", "models.generate", "models.checkpoint"))
 def evaluate(
-    tokens: Artifact, tokenizer: Artifact, model: Artifact, settings: EvaluateSettings, out: Path, log: StageLog
+    tokens: Snapshot, tokenizer: Artifact, model: Artifact, settings: EvaluateSettings, out: Path, log: StageLog
 ) -> Metrics:
     """Write evaluation.json and samples.json.
 
@@ -59,9 +61,9 @@ def evaluate(
     from models.hardware import device
     from models.transformer import fresh
 
-    chosen, sequences = _choose_documents(sorted(tokens.path.glob("heldout-*.arrow")), settings)
+    chosen, sequences = _choose_documents(shards_of(tokens, "heldout"), settings)
     if not sequences:
-        raise UserError(f"There is nothing to evaluate on in {tokens.path}: hold out a larger share of documents.")
+        raise UserError("There is nothing to evaluate on: hold out a larger share of documents.")
     trained = load_model(model.path).to(device())
     before = _judge(fresh(trained.config, settings.seed).to(device()), sequences, chosen, settings.seed)
     log.progress(1, 2, "models")
@@ -84,7 +86,9 @@ def evaluate(
     }
 
 
-def _choose_documents(shards: list[Path], settings: EvaluateSettings) -> tuple[pl.DataFrame, list[NDArray[np.int64]]]:
+def _choose_documents(
+    shards: Sequence[Path], settings: EvaluateSettings
+) -> tuple[pl.DataFrame, list[NDArray[np.int64]]]:
     """A random choice of documents: their source and bytes, and their tokens, in the order of the shards."""
     readers = [pa.ipc.open_file(pa.memory_map(str(shard))) for shard in shards]
     batches = [reader.get_batch(i) for reader in readers for i in range(reader.num_record_batches)]

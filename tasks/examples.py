@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.documents import read_documents
+from tasks.snapshot import Snapshot, read_snapshot
 from tasks.split import is_heldout, read_split
 from tasks.tokenize import token_dtype, token_lists
 from tasks.tokenizer import END_OF_TEXT_ID, load_tokenizer
@@ -82,7 +82,7 @@ class ExamplesSettings(BaseModel):
 
 
 @stage(version=1, libraries=("numpy", "polars", "pyarrow", "tokenizers"))
-def examples(documents: Artifact, tokenizer: Artifact, settings: ExamplesSettings, out: Path, log: StageLog) -> Metrics:
+def examples(documents: Snapshot, tokenizer: Artifact, settings: ExamplesSettings, out: Path, log: StageLog) -> Metrics:
     """Write train.arrow and test.arrow (doc_id, text, label, tokens) and labels.json, the names in label order.
 
     Raises UserError if fewer than `classes` libraries have enough different documents.
@@ -138,10 +138,10 @@ def _patterns(names: Sequence[str]) -> tuple[str, str]:
     return rf"(?i)\b(?:{word})(?:\.\w+)*\.(\w+)", rf"(?i)\b(?:{word})\b"
 
 
-def _candidates(documents: Artifact, heldout: float, min_words: int) -> pl.DataFrame:
+def _candidates(documents: Snapshot, heldout: float, min_words: int) -> pl.DataFrame:
     """doc_id, source and split of every document that could be an example; small enough to hold for all of them."""
     found = []
-    for batch in read_documents(documents):
+    for batch in read_snapshot(documents):
         long_enough = pl.col("text").str.count_matches(r"\S+") >= min_words
         batch = batch.filter(long_enough & ~pl.col("source").is_in(NOT_LIBRARIES))
         held = is_heldout(batch["doc_id"], heldout)
@@ -179,11 +179,11 @@ def _per_split(counts: dict[str, int]) -> pl.Expr:
     return pl.col("split").replace_strict(list(counts), list(counts.values()), return_dtype=pl.Int64)
 
 
-def _masked_texts(documents: Artifact, chosen: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+def _masked_texts(documents: Snapshot, chosen: pl.DataFrame, names: list[str]) -> pl.DataFrame:
     """The chosen documents with masked texts; of equal ones, in either split, only the first drawn."""
 
     def texts() -> Iterator[pl.DataFrame]:
-        for batch in read_documents(documents):
+        for batch in read_snapshot(documents):
             own = batch.select("doc_id", "text").join(chosen, on="doc_id", maintain_order="left")
             yield own.with_columns(mask(own["text"], names))
 

@@ -11,6 +11,7 @@ from models.spec import FitSpec, ModelConfig, Optimisation, TokenStream
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
+from tasks.snapshot import Snapshot, shards_of, snapshot_digest
 from tasks.supervise import supervise
 from tasks.tokenizer import load_tokenizer
 
@@ -57,20 +58,20 @@ class PretrainSettings(BaseModel):
 
 @stage(version=1, libraries=("torch", "pytorch-lightning"), modules=("models.fit",))
 def pretrain(
-    tokens: Artifact, tokenizer: Artifact, settings: PretrainSettings, out: Path, work: Path, log: StageLog
+    tokens: Snapshot, tokenizer: Artifact, settings: PretrainSettings, out: Path, work: Path, log: StageLog
 ) -> Metrics:
     """Train from fresh weights; `out` receives config.json, model.safetensors (float32) and losses.parquet.
 
     Raises UserError for a shape that cannot be, StageError when the training process fails (see tasks/supervise.py).
     """
     model = shape(settings, vocabulary_size(tokenizer))
-    shards = tuple(sorted(tokens.path.glob("train-*.arrow")))
+    shards = shards_of(tokens, "train")
     if not shards:
-        raise UserError(f"There is nothing to train on in {tokens.path}: the corpus gave no training document.")
+        raise UserError("There is nothing to train on: the corpus gave no training document.")
     steps = settings.steps
     spec = FitSpec(
         model=model,
-        data=TokenStream(shards=shards, digest=tokens.digest),
+        data=TokenStream(shards=shards, digest=snapshot_digest(tokens)),
         optimisation=Optimisation(
             learning_rate=settings.learning_rate,
             warmup_steps=round(steps * settings.warmup),

@@ -22,6 +22,7 @@ from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import document_files
 from tasks.layout import BOX_HEIGHT, BOX_WIDTH, draw
+from tasks.snapshot import Snapshot, snapshot_digest
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILES_SHOWN = 12
@@ -81,8 +82,9 @@ def report(
     ingested: Artifact,
     filtered: Artifact,
     deduplicated: Artifact,
+    decontaminated: Artifact | None,
     tokenizer: Artifact,
-    tokens: Artifact,
+    tokens: Snapshot,
     model: Artifact,
     evaluation: Artifact,
     finetuned: Artifact | None,
@@ -93,13 +95,17 @@ def report(
     out: Path,
     log: StageLog,
 ) -> Metrics:
-    """Write report.html and lineage.html."""
+    """Write report.html and lineage.html.
+
+    The data stages' artifacts are those of tonight's partition; `tokens` is the whole snapshot.
+    """
     named = {
         "ingest": ingested,
         "filter": filtered,
         "deduplicate": deduplicated,
+        "decontaminate": decontaminated,
         "tokenizer": tokenizer,
-        "tokenize": tokens,
+        "tokenize": tokens[-1],
         "pretrain": model,
         "evaluate": evaluation,
         "finetune": finetuned,
@@ -108,10 +114,11 @@ def report(
         "export": export,
     }
     given = {name: artifact for name, artifact in named.items() if artifact is not None}
-    examples = [
-        *find_examples(filtered, ingested, settings),
-        *find_examples(deduplicated, filtered, settings),
-    ]
+    judges = [(filtered, ingested), (deduplicated, filtered)]
+    if decontaminated is not None:
+        judges.append((decontaminated, deduplicated))
+    examples = [example for judge, before in judges for example in find_examples(judge, before, settings)]
+    whole = totals_of(tokens)
     contenders = {
         "pre-trained": (finetuned, "first"),
         "from scratch": (scratch, "second"),
@@ -121,9 +128,9 @@ def report(
     _render(
         out / "report.html",
         title=settings.title,
-        subtitle=_subtitle(model, tokens),
-        figures=list(_figures(ingested, deduplicated, tokens, evaluation, accuracies)),
-        bars=bars_of(ingested, filtered, deduplicated),
+        subtitle=f"Model {model.digest[:12]}, trained on snapshot {snapshot_digest(tokens)[:12]}",
+        figures=[*_corpus_figures(ingested, judges[-1][0], whole), *_model_figures(evaluation, accuracies)],
+        bars=bars_of(ingested, [judge for judge, _ in judges]),
         losses=losses_of(pl.read_parquet(model.path / "losses.parquet")),
         bits=bits_of(json.loads((evaluation.path / "evaluation.json").read_bytes())),
         accuracies=accuracies_of(accuracies) if accuracies else None,
@@ -163,14 +170,22 @@ def report(
         manifests={_key(node): _describe(node) for node in graph.nodes},
     )
     log.info(f"report and lineage of {len(graph.nodes)} artifacts")
-    return {"artifacts": len(graph.nodes), "examples": len(examples)}
+    return {"artifacts": len(graph.nodes), "examples": len(examples), **whole}
 
 
-def bars_of(ingested: Artifact, filtered: Artifact, deduplicated: Artifact) -> list[Bar]:
+def totals_of(tokens: Snapshot) -> dict[str, int]:
+    """What all nights together hold: partitions, documents, train_tokens, heldout_tokens."""
+    wanted = ("train_documents", "heldout_documents", "train_tokens", "heldout_tokens")
+    sums = {name: sum(int(partition.metrics[name]) for partition in tokens) for name in wanted}
+    documents = sums.pop("train_documents") + sums.pop("heldout_documents")
+    return {"partitions": len(tokens), "documents": documents, **sums}
+
+
+def bars_of(ingested: Artifact, judges: Sequence[Artifact]) -> list[Bar]:
     """What became of the documents: in, dropped by stage and reason (most first), kept."""
     total = int(ingested.metrics["documents"])
     bars = [Bar("taken in", total, 1.0 if total else 0.0)]
-    for artifact in (filtered, deduplicated):
+    for artifact in judges:
         counts = (
             _dropped(artifact)
             .group_by("reason")
@@ -182,7 +197,7 @@ def bars_of(ingested: Artifact, filtered: Artifact, deduplicated: Artifact) -> l
         for i, (reason, count) in enumerate(counts):
             heading = "" if i else f"dropped by {artifact.stage}"
             bars.append(Bar(reason, count, count / total, dropped=True, stage=heading))
-    kept = int(deduplicated.metrics["kept"])
+    kept = int(judges[-1].metrics["kept"])
     return [*bars, Bar("kept", kept, kept / total if total else 0.0, stage="left to learn from")]
 
 
@@ -229,22 +244,18 @@ def facts_of(node: Node, graph: Graph) -> list[str]:
     return facts or [f"{name.replace('_', ' ')}: {_number(value)}" for name, value in metrics.items()]
 
 
-def _subtitle(model: Artifact, tokens: Artifact) -> str:
-    return f"Model {model.digest[:12]}, trained on tokens {tokens.digest[:12]}"
-
-
-def _figures(
-    ingested: Artifact,
-    deduplicated: Artifact,
-    tokens: Artifact,
-    evaluation: Artifact,
-    accuracies: dict[str, tuple[dict[str, int | float], str]],
-) -> Iterator[Figure]:
-    taken, kept = ingested.metrics["documents"], deduplicated.metrics["kept"]
+def _corpus_figures(ingested: Artifact, last_judge: Artifact, whole: dict[str, int]) -> Iterator[Figure]:
+    taken, kept = ingested.metrics["documents"], last_judge.metrics["kept"]
     megabytes = ingested.metrics["bytes"] / 1e6
-    yield Figure("documents kept", f"{kept:,}", f"of {taken:,} taken in, {megabytes:,.1f} MB")
-    trained, heldout = tokens.metrics["train_tokens"], tokens.metrics["heldout_tokens"]
-    yield Figure("tokens to learn from", _millions(trained), f"and {_millions(heldout)} held out")
+    nights = whole["partitions"]
+    name = "documents kept" if nights == 1 else "new documents kept"
+    yield Figure(name, f"{kept:,}", f"of {taken:,} taken in, {megabytes:,.1f} MB")
+    heldout = f"and {_millions(whole['heldout_tokens'])} held out"
+    beside = heldout if nights == 1 else f"{heldout}, in {whole['documents']:,} documents of {nights} nights"
+    yield Figure("tokens to learn from", _millions(whole["train_tokens"]), beside)
+
+
+def _model_figures(evaluation: Artifact, accuracies: dict[str, tuple[dict[str, int | float], str]]) -> Iterator[Figure]:
     before, after = evaluation.metrics["bits_per_byte_before"], evaluation.metrics["bits_per_byte"]
     yield Figure("bits per byte", f"{after:.3f}", f"{before:.3f} before training; lower is better")
     if "pre-trained" in accuracies:
@@ -254,7 +265,7 @@ def _figures(
 
 
 def _dropped(artifact: Artifact) -> pl.LazyFrame:
-    return pl.scan_parquet(artifact.path / "verdicts.parquet").filter(pl.col("verdict") == "dropped")
+    return pl.scan_parquet(artifact.path / "verdicts-*.parquet").filter(pl.col("verdict") == "dropped")
 
 
 def _quote(artifact: Artifact, doc_ids: Sequence[str], characters: int) -> dict[str, str]:

@@ -25,11 +25,12 @@ class Made:
     store: Store
     artifacts: dict[str, Artifact]
 
-    def report_arguments(self) -> list[Artifact]:
+    def report_arguments(self) -> list[Any]:
         """Inputs of the report in the order of its parameters."""
-        names = ("ingest", "filter", "deduplicate", "tokenizer", "tokenize", "pretrain", "evaluate")
-        names += ("finetune", "finetune-scratch", "baseline", "export")
-        return [self.artifacts[name] for name in names]
+        made = self.artifacts
+        judged = [made["ingest"], made["filter"], made["deduplicate"], None]
+        trained = ("pretrain", "evaluate", "finetune", "finetune-scratch", "baseline", "export")
+        return [*judged, made["tokenizer"], (made["tokenize"],), *(made[name] for name in trained)]
 
 
 def make_night(home: Path, documents: int = 120) -> Made:
@@ -42,7 +43,7 @@ def make_night(home: Path, documents: int = 120) -> Made:
         out = store.scratch(str(next(scratch)))
         out.mkdir(parents=True)
         files(out)
-        references: dict[str, Reference | None] = {name: made[name].reference for name in inputs}
+        references: dict[str, Reference | list[Reference] | None] = {name: made[name].reference for name in inputs}
         request = Request(
             stage=stage,
             version=1,
@@ -81,7 +82,7 @@ def make_night(home: Path, documents: int = 120) -> Made:
         threshold=0.75,
     )
     commit("tokenizer", "tokenizer", ["deduplicate"], {"vocabulary": 8192}, _text("tokenizer.json", "{}"), size=8192)
-    tokens = {"train_tokens": 9_876_543, "heldout_tokens": 512_345}
+    tokens = {"train_tokens": 9_876_543, "heldout_tokens": 512_345, "train_documents": 92, "heldout_documents": 10}
     commit("tokenize", "tokenize", ["deduplicate", "tokenizer"], tokens, _text("train-00000.arrow", "tokens"))
     commit(
         "examples", "examples", ["deduplicate", "tokenizer"], {"train": 2000, "test": 800}, _text("labels.json", "[]")
@@ -136,18 +137,17 @@ def write_journal(path: Path, made: Made, report: Artifact) -> None:
         tags = {"nightschool.stage": artifact.stage, "nightschool.key": manifest.key}
         journal.append("start", node, name=node, tags=tags)
         journal.append("params", node, values=manifest.settings)
-        for name, reference in manifest.inputs.items():
-            if reference is not None:
-                source = made.store.path(reference.stage, reference.digest).resolve().as_uri()
-                journal.append(
-                    "input",
-                    node,
-                    name=reference.stage,
-                    digest=reference.digest,
-                    source=source,
-                    source_type="local",
-                    tags={"nightschool.parameter": name},
-                )
+        for name, reference in manifest.references():
+            source = made.store.path(reference.stage, reference.digest).resolve().as_uri()
+            journal.append(
+                "input",
+                node,
+                name=reference.stage,
+                digest=reference.digest,
+                source=source,
+                source_type="local",
+                tags={"nightschool.parameter": name},
+            )
         if node == "pretrain":
             for row in losses(900).iter_rows(named=True):
                 step = row.pop("step")
@@ -222,7 +222,7 @@ def _evaluation(out: Path) -> None:
 
 
 def _write(verdicts: pl.DataFrame, out: Path) -> None:
-    verdicts.write_parquet(out / "verdicts.parquet")
+    verdicts.write_parquet(out / "verdicts-00000.parquet")
 
 
 def _text(name: str, text: str) -> Any:

@@ -9,6 +9,7 @@ Prefect's own cache is off, since its keys hold the flow run's id and miss helpe
 
 import contextlib
 import errno
+import random
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from tasks.core.store import Artifact, Request, Store, write_run_record
 
 SHOWN_IN_MLFLOW = (".json", ".html", ".md", ".svg", ".png")
 SHOWN_BYTES = 4 << 20
+SETTLED_READ_BACK = 0.1
 CODE = {"code", "version"}
 
 
@@ -66,6 +68,9 @@ class Run:
         from prefect import task
         from prefect.cache_policies import NO_CACHE
 
+        if call.settled and (found := self._settled(call)) is not None:
+            return found
+
         def execute(**inputs: Input) -> Artifact:
             """The inputs are passed so that Prefect draws the edges between its tasks."""
             return self._recorded(call)
@@ -74,6 +79,12 @@ class Run:
             execute
         )
         return runner(**call.inputs)
+
+    def _settled(self, call: Call) -> Artifact | None:
+        """The output of an earlier night: sizes are compared, and of every tenth artifact the bytes of a file, so that
+        a night costs what is new and all the same reads everything back in the course of time."""
+        read_back = int(random.random() < SETTLED_READ_BACK)
+        return self.store.find(call.request().key, lambda said: self.view.said(call.node, said), read_back)
 
     def _recorded(self, call: Call) -> Artifact:
         """Find or make the artifact, and write what happens into the journal."""

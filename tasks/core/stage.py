@@ -52,6 +52,8 @@ class Call:
     node: str
     """The stage's name in this run: its own, or another where a flow runs it twice."""
     arguments: dict[str, Any]
+    settled: bool = False
+    """Whether it belongs to an earlier night: taken as it stands, without a word, if it stands."""
 
     @property
     def inputs(self) -> dict[str, Input]:
@@ -128,11 +130,12 @@ class Stage:
     def __call__(self, *args: Any, **kwargs: Any) -> Metrics:
         return self.function(*args, **kwargs)
 
-    def run(self, *args: Any, node: str | None = None, **kwargs: Any) -> Artifact:
+    def run(self, *args: Any, node: str | None = None, settled: bool = False, **kwargs: Any) -> Artifact:
         """Ask the flow's context for this stage's artifact on these inputs and settings.
 
         Args:
             node: the name of this use of the stage, where a flow uses it more than once.
+            settled: whether this is the work of an earlier night, which is not told again where it stands.
 
         Raises:
             LookupError: no run or plan is open.
@@ -142,7 +145,7 @@ class Stage:
         )
         bound = wanted.bind(*args, **kwargs)
         bound.apply_defaults()
-        return context.get().call(Call(self, node or self.name, dict(bound.arguments)))
+        return context.get().call(Call(self, node or self.name, dict(bound.arguments), settled))
 
     def code(self) -> dict[str, str]:
         """Fingerprints of the modules that this stage consists of."""

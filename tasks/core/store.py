@@ -146,13 +146,16 @@ class Store:
             return None
         return record if (self.get(record.reference).path / MANIFEST_FILE).exists() else None
 
-    def find(self, key: str, warn: Callable[[str], None]) -> Artifact | None:
-        """The verified artifact that answers `key`; a damaged one is moved aside, named to `warn`, and not returned."""
+    def find(self, key: str, warn: Callable[[str], None], sampled_bytes: int | None = SAMPLED_BYTES) -> Artifact | None:
+        """The verified artifact that answers `key`; a damaged one is moved aside, named to `warn`, and not returned.
+
+        `sampled_bytes` is as for `find_damage`.
+        """
         record = self.record(key)
         if record is None:
             return None
         artifact = self.get(record.reference)
-        damage = find_damage(artifact)
+        damage = find_damage(artifact, sampled_bytes)
         if damage is None:
             return artifact
         aside = self.set_aside(artifact)

@@ -76,12 +76,14 @@ def model(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     from models.fit import fit
     from models.spec import FitSpec, Optimisation, TokenStream
     from tasks.pretrain import PretrainSettings, shape, vocabulary_size
+    from tasks.snapshot import shards_of, snapshot_digest
 
     root = tmp_path_factory.mktemp("model")
+    tokens = (small.tokens,)
     settings = PretrainSettings(layers=2, width=32, heads=2, kv_heads=1, context_length=32)
     spec = FitSpec(
         model=shape(settings, vocabulary_size(small.tokenizer)),
-        data=TokenStream(shards=tuple(sorted(small.tokens.path.glob("train-*"))), digest=small.tokens.digest),
+        data=TokenStream(shards=shards_of(tokens, "train"), digest=snapshot_digest(tokens)),
         optimisation=Optimisation(learning_rate=1e-2, warmup_steps=5, cooldown_steps=30),
         steps=100,
         batch=16,

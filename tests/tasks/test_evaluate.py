@@ -17,7 +17,7 @@ SETTINGS = EvaluateSettings(documents=30, prompts=("The", "Return"), sample_toke
 
 def run(small: Small, model: Artifact, out: Path, settings: EvaluateSettings = SETTINGS) -> dict[str, int | float]:
     out.mkdir()
-    return evaluate(small.tokens, small.tokenizer, model, settings, out, StageLog())
+    return evaluate((small.tokens,), small.tokenizer, model, settings, out, StageLog())
 
 
 def test_training_lowers_the_bits_per_byte(small: Small, model: Artifact, tmp_path: Path) -> None:

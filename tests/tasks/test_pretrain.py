@@ -20,7 +20,7 @@ TINY = PretrainSettings(
 def test_it_trains_in_a_process_of_its_own_and_reports_every_step(small: Small, tmp_path: Path) -> None:
     out, log = tmp_path / "out", HeardLog()
     out.mkdir()
-    metrics = pretrain(small.tokens, small.tokenizer, TINY, out, tmp_path / "work", log)
+    metrics = pretrain((small.tokens,), small.tokenizer, TINY, out, tmp_path / "work", log)
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "losses.parquet", "model.safetensors"]
     losses = pl.read_parquet(out / "losses.parquet")
     assert [(step, values["loss"]) for step, values in log.series] == list(

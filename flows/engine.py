@@ -1,0 +1,73 @@
+"""The engine: which of Prefect's task runners does the batches of the data stages. It changes no byte of any output.
+
+Threads are the default on one machine: the kernels are Rust or compiled and release the interpreter's lock, and a Dask
+or Ray worker takes some 10 s to start and 300 MB, since each imports everything. All workers must see the home folder
+under the same path.
+"""
+
+import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tasks.core.errors import UserError
+
+if TYPE_CHECKING:
+    from prefect.task_runners import TaskRunner
+
+
+class Engine(BaseModel):
+    """Who does the work of the data stages. `engine: dask` alone is short for `engine: {kind: dask}`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["local", "dask", "ray"] = "local"
+    """Threads of this process, a Dask cluster or a Ray cluster."""
+    address: str | None = None
+    """Of a running cluster (tcp://scheduler:8786, ray://head:10001); None: a cluster of this machine, for the night."""
+    workers: int | None = Field(default=None, ge=1)
+    """Threads, or processes of a cluster of this machine; None: one for each core. Not for a running cluster."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _address_has_a_cluster(self) -> "Engine":
+        if self.kind == "local" and self.address:
+            raise ValueError("the local engine has no address; set `kind` to dask or ray")
+        if self.address and self.workers:
+            raise ValueError("a running cluster has its own number of workers; leave out `workers`")
+        return self
+
+    def task_runner(self) -> "TaskRunner[Any]":
+        """Prefect's task runner for this engine.
+
+        Raises:
+            UserError: the package for it is not installed.
+        """
+        workers = self.workers or os.cpu_count() or 1
+        if self.kind == "local":
+            from prefect.task_runners import ThreadPoolTaskRunner
+
+            return ThreadPoolTaskRunner(max_workers=workers)
+        if find_spec(f"prefect_{self.kind}") is None:
+            raise UserError(
+                f"the recipe's engine is {self.kind}, and prefect-{self.kind} is not installed; "
+                f"install it with `uv sync --extra {self.kind}`"
+            )
+        if self.kind == "dask":
+            from prefect_dask import DaskTaskRunner
+
+            if self.address:
+                return DaskTaskRunner(address=self.address)
+            return DaskTaskRunner(
+                cluster_kwargs={"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+            )
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        from prefect_ray import RayTaskRunner
+
+        if self.address:
+            return RayTaskRunner(address=self.address)
+        return RayTaskRunner(init_kwargs={"num_cpus": workers, "include_dashboard": False, "log_to_driver": False})

@@ -1,0 +1,34 @@
+"""The snapshot: the corpus as of a night, an ordered list of partitions; what training and evaluation read.
+
+A partition is what one night took in. Each has artifacts of its own, which no later night touches; a snapshot is
+nothing but their order. Its digest is what a resumed training must find unchanged.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+from blake3 import blake3
+
+from tasks.core.fingerprint import canonical
+from tasks.core.store import DIGEST_LENGTH, Artifact
+from tasks.documents import read_documents
+
+Snapshot = tuple[Artifact, ...]
+"""The artifacts of one stage for every partition, in the order of the nights."""
+
+
+def snapshot_digest(snapshot: Snapshot) -> str:
+    """One name for the partitions and their order."""
+    return blake3(canonical([artifact.digest for artifact in snapshot])).hexdigest()[:DIGEST_LENGTH]
+
+
+def shards_of(tokens: Snapshot, split: str) -> tuple[Path, ...]:
+    """The Arrow shards of a split ("train" or "heldout") in canonical order: by partition, then by number."""
+    return tuple(shard for artifact in tokens for shard in sorted(artifact.path.glob(f"{split}-*.arrow")))
+
+
+def read_snapshot(documents: Snapshot) -> Iterator[pl.DataFrame]:
+    """The documents of all partitions in canonical order, one file at a time."""
+    for artifact in documents:
+        yield from read_documents(artifact)
