@@ -25,7 +25,7 @@ class Finetuned:
 @flow(name="finetune", validate_parameters=False)
 def finetune(settings: Finetuning, corpus: Corpus, pretrained: Pretrained) -> Finetuned:
     """Make the examples, fine-tune the pre-trained model and its from-scratch twin, fit the baseline."""
-    labelled = examples.run(corpus.deduplicated, corpus.tokenizer, settings.examples)
+    labelled = examples.run(corpus.documents, corpus.tokenizer, settings.examples)
     twin = settings.training.model_copy(update={"start": "scratch"})
     tuned = train.run(labelled, corpus.tokenizer, pretrained.model, settings.training)
     scratch = train.run(labelled, corpus.tokenizer, pretrained.model, twin, node="finetune-scratch")

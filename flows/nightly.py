@@ -27,13 +27,15 @@ class Released:
 
 def night(recipe: Recipe, call: Callable[..., Any] = lambda flow, *arguments: flow(*arguments)) -> Released:
     """The pipeline in order. `call` says how a flow is entered: by Prefect, or, for a plan, as a plain function."""
-    data = call(corpus, recipe)
+    data = call(corpus.with_options(task_runner=recipe.engine.task_runner()), recipe)
+    tonight = data.tonight
     model = call(pretrain, recipe, data)
     tuned = call(finetune, recipe.finetune, data, model) if recipe.finetune else None
     written = report.run(
-        data.ingested,
-        data.filtered,
-        data.deduplicated,
+        tonight.ingested,
+        tonight.filtered,
+        tonight.deduplicated,
+        tonight.decontaminated,
         data.tokenizer,
         data.tokens,
         model.model,

@@ -59,6 +59,9 @@ class Plan:
                 self._step(call, "resume" if resumes else "run", why or ["it has not run yet"])
         return Artifact(call.stage.name, PROMISED, Path(PROMISED))
 
+    def write(self, path: Path, content: bytes) -> None:
+        """Nothing: a plan leaves no trace."""
+
     def _step(self, call: Call, action: str, why: list[str]) -> None:
         self.steps.append(Step(call.node, call.stage.name, action, why))
 

@@ -36,10 +36,17 @@ class Graph:
 
     @cached_property
     def edges(self) -> dict[tuple[Reference, Reference], tuple[str, ...]]:
-        """(input, output) to the names of the parameters that took it."""
+        """(input, output) to the names of the parameters that took it.
+
+        Where a stage took all its own earlier outputs (a history of nights), the newest stands for them: it has the
+        others as its own history.
+        """
         names: dict[tuple[Reference, Reference], list[str]] = {}
         for node in self.nodes:
+            own = [reference for reference in node.inputs.values() if reference.stage == node.reference.stage]
             for name, reference in node.inputs.items():
+                if reference in own[:-1]:
+                    continue
                 names.setdefault((reference, node.reference), []).append(name)
         return {edge: tuple(found) for edge, found in names.items()}
 

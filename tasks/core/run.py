@@ -21,7 +21,7 @@ from tasks.core.errors import StageError, UserError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.lease import take
 from tasks.core.stage import Call, Input, StageLog
-from tasks.core.store import Artifact, Request, Store, write_run_record
+from tasks.core.store import Artifact, Request, Store, write_atomic, write_run_record
 
 SHOWN_IN_MLFLOW = (".json", ".html", ".md", ".svg", ".png")
 SHOWN_BYTES = 4 << 20
@@ -79,6 +79,11 @@ class Run:
             execute
         )
         return runner(**call.inputs)
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Replace a file below the home folder."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
 
     def _settled(self, call: Call) -> Artifact | None:
         """The output of an earlier night: sizes are compared, and of every tenth artifact the bytes of a file, so that

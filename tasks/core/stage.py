@@ -92,6 +92,9 @@ class Context(Protocol):
 
     def call(self, call: Call) -> Artifact: ...
 
+    def write(self, path: Path, content: bytes) -> None:
+        """Keep a fact of the flow's own beside the artifacts; a plan keeps nothing."""
+
 
 context: ContextVar[Context] = ContextVar("context")
 

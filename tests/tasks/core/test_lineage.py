@@ -1,6 +1,7 @@
 """Lineage: the way back from an artifact is in the manifests, and nowhere else."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ def commit(store: Store, stage: str, inputs: dict[str, Artifact | None], **setti
     out = store.scratch("x")
     out.mkdir(parents=True)
     (out / "data.json").write_text(json.dumps([stage, settings]))
-    references: dict[str, Reference | None] = {
+    references: dict[str, Reference | list[Reference] | None] = {
         name: None if artifact is None else artifact.reference for name, artifact in inputs.items()
     }
     request = Request(stage=stage, version=1, inputs=references, settings=settings, code={}, libraries={})
@@ -101,3 +102,22 @@ def test_twins_are_told_apart_by_the_settings_in_which_they_differ(store: Store)
         {"start": "scratch", "rates.body": 3},
         {},
     ]
+
+
+def test_a_history_of_nights_is_drawn_as_a_chain(store: Store) -> None:
+    nights: list[Artifact] = []
+    for number in range(4):
+        out = store.scratch("x")
+        out.mkdir(parents=True)
+        (out / "data.json").write_text(str(number))
+        history: dict[str, Reference | list[Reference] | None] = {"history": [night.reference for night in nights]}
+        request = Request(stage="deduplicate", version=1, inputs=history, settings={}, code={}, libraries={})
+        nights.append(store.commit(request, out, {}))
+
+    graph = ancestors([nights[-1]], beside(nights[-1]))
+
+    assert [node.reference for node in graph.nodes] == [night.reference for night in nights]
+    assert graph.edges == {
+        (before.reference, after.reference): (f"history.{number}",)
+        for number, (before, after) in enumerate(pairwise(nights))
+    }

@@ -13,7 +13,7 @@ from tasks.core.errors import StageError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.run import Outcome, Run
 from tasks.core.stage import context
-from tasks.core.store import Artifact, Store, find_damage
+from tasks.core.store import Artifact, Reference, Store, find_damage
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -23,6 +23,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from {package}.helper import shout
+from tasks.core.batches import Batches
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 
@@ -57,6 +58,22 @@ def slow(settings: Settings, out: Path, work: Path, log: StageLog) -> Metrics:
             raise RuntimeError("boom")
     (out / "steps.txt").write_text(steps.read_text())
     return {{"steps": 4}}
+
+
+@stage(version=1)
+def join(parts: tuple[Artifact, ...], settings: Settings, out: Path, log: StageLog, batches: Batches) -> Metrics:
+    shouted = batches.map("shout", shout_file, [part.path / "words.txt" for part in parts])
+    if settings.explode:
+        raise RuntimeError("boom")
+    for number, batch in enumerate(shouted):
+        batch.hand_over("loud.txt", out / f"loud-{{number}}.txt")
+    return {{"letters": sum(batch.facts["letters"] for batch in shouted)}}
+
+
+def shout_file(path: Path, folder: Path) -> dict[str, int]:
+    loud = shout(path.read_text())
+    (folder / "loud.txt").write_text(loud)
+    return {{"letters": len(loud)}}
 '''
 HELPER = "def shout(text):\n    return text + '!'\n"
 
@@ -265,3 +282,60 @@ def test_a_parameter_that_cannot_enter_a_key_is_refused_when_the_stage_is_define
 
     with pytest.raises(TypeError, match=r"parameter limit is .*int.*only artifacts and pydantic models"):
         stage(version=1)(wrong)
+
+
+def test_a_stage_takes_several_artifacts_in_their_order(project: Project) -> None:
+    def join(order: Callable[[list[Artifact]], list[Artifact]]) -> Run:
+        def work(stages: ModuleType) -> None:
+            parts = [stages.words.run(stages.Settings(text=text), node=text) for text in ("one", "two")]
+            stages.join.run(tuple(order(parts)), stages.Settings())
+
+        return project.run(work)
+
+    joined = join(list).outcomes[-1]
+    store = Store(project.home)
+    artifact = store.get(Reference(stage="join", digest=joined.digest))
+    assert [(artifact.path / f"loud-{n}.txt").read_text() for n in range(2)] == ["one!", "two!"]
+    assert artifact.metrics == {"letters": 8}
+    assert [name for name, _ in artifact.manifest.references()] == ["parts.0", "parts.1"]
+    assert join(list).outcomes[-1].action == "reused"
+    assert join(lambda parts: parts[::-1]).outcomes[-1].digest != joined.digest
+
+
+def test_batches_that_were_done_before_a_failure_are_not_done_again(project: Project) -> None:
+    def work(stages: ModuleType) -> None:
+        parts = [stages.words.run(stages.Settings(text=text), node=text) for text in ("one", "two")]
+        stages.join.run(tuple(parts), stages.Settings(explode=True))
+
+    with pytest.raises(RuntimeError, match="boom"):
+        project.run(work)
+    (before,) = project.home.glob("scratch/*/work/batches/shout/000000/loud.txt")
+    made = before.stat().st_mtime_ns
+    with pytest.raises(RuntimeError, match="boom"):
+        project.run(work)
+    assert before.stat().st_mtime_ns == made
+
+
+def test_an_earlier_nights_work_is_taken_without_a_word_where_it_stands(project: Project) -> None:
+    def work(stages: ModuleType) -> None:
+        stages.words.run(stages.Settings(), node="words-0", settled=True)
+        stages.words.run(stages.Settings(text="d e"), node="words")
+
+    assert [outcome.node for outcome in project.run(work).outcomes] == ["words-0", "words"]
+    again = project.run(work)
+    assert [outcome.node for outcome in again.outcomes] == ["words"]
+    assert "words-0" not in {record.node for record in read_journal(again.journal.path)}
+
+
+def test_an_earlier_nights_damaged_work_is_derived_again(project: Project) -> None:
+    def work(stages: ModuleType) -> None:
+        stages.words.run(stages.Settings(), node="words-0", settled=True)
+
+    digest = project.run(work).outcomes[0].digest
+    damaged = Store(project.home).path("words", digest) / "words.txt"
+    damaged.chmod(0o644)
+    damaged.write_text("torn")
+    again = project.run(work)
+    assert [(outcome.node, outcome.action, outcome.digest) for outcome in again.outcomes] == [
+        ("words-0", "ran", digest)
+    ]
