@@ -74,7 +74,7 @@ def corpus(recipe: Recipe) -> Corpus:
         clean = None
         if recipe.decontaminate.sets:
             evaluation = take_evaluation_inventory(recipe.decontaminate)
-            clean = night.run(decontaminate, deduplicated, recipe.decontaminate, evaluation)
+            clean = night.run(decontaminate, deduplicated, evaluation, recipe.decontaminate)
         words = words or tokenizer.run(clean or deduplicated, recipe.tokenizer)
         tokens = night.run(tokenize, clean or deduplicated, words, recipe.tokenize)
         partitions.append(Partition(ingested, filtered, deduplicated, clean, tokens))

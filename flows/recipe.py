@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from flows.engine import Engine
 from tasks.baseline import BaselineSettings
 from tasks.core.errors import UserError
+from tasks.decontaminate import DecontaminateSettings
 from tasks.deduplicate import DeduplicateSettings
 from tasks.evaluate import EvaluateSettings
 from tasks.examples import ExamplesSettings
@@ -53,6 +54,7 @@ class Recipe(BaseModel):
     ingest: IngestSettings
     filter: FilterSettings = FilterSettings()
     deduplicate: DeduplicateSettings = DeduplicateSettings()
+    decontaminate: DecontaminateSettings = DecontaminateSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
     tokenize: TokenizeSettings = TokenizeSettings()
     pretrain: PretrainSettings = PretrainSettings()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tasks.core.batches import Batches, BatchFunction, Future, do_batch
+from tasks.core.batches import Batches, BatchFunction, Future, Submit, do_batch
 from tasks.core.errors import StageError, UserError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.lease import take
@@ -62,6 +62,8 @@ class Run:
     """Stages whose old output is accepted although their code has changed."""
     outcomes: list[Outcome] = field(default_factory=list)
     failed_node: str | None = None
+    submit: Submit | None = field(default_factory=lambda: submit_to_prefect)
+    """The engine that does the stages' batches; None: threads of this process."""
 
     def call(self, call: Call) -> Artifact:
         """Run the stage as a Prefect task and return its artifact."""
@@ -139,7 +141,7 @@ class Run:
                 work.mkdir(exist_ok=True)
                 given["work"] = work
             if call.stage.in_batches:
-                given["batches"] = Batches(work / "batches", submit_to_prefect, log)
+                given["batches"] = Batches(work / "batches", self.submit, log)
             started = time.time()
             self.view.began(call.node, "resume" if resumed else "run")
             try:

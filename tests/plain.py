@@ -1,0 +1,78 @@
+"""The data stages of a recipe in this process, on a real store, without a Prefect server: for kills and measurements.
+
+    python -m tests.plain RECIPE HOME [LOG]
+
+Prints the digest of every stage as a JSON object. LOG gets a line whenever a batch begins and another when it is done.
+"""
+
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tasks.core import batches
+from tasks.core.journal import Journal
+from tasks.core.run import Outcome, Run
+from tasks.core.stage import Call, context
+from tasks.core.store import Artifact, Store
+
+
+class SilentView:
+    """Shows nothing."""
+
+    def began(self, node: str, action: str) -> None: ...
+    def said(self, node: str, message: str) -> None: ...
+    def progressed(self, node: str, done: float, total: float, unit: str) -> None: ...
+    def ended(self, outcome: Outcome) -> None: ...
+
+
+class PlainRun(Run):
+    """A run whose stages are no Prefect tasks and whose batches are threads."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__("plain", Store(home), Journal(home / "journals" / "plain.jsonl"), SilentView(), submit=None)
+
+    def call(self, call: Call) -> Artifact:
+        return (call.settled and self._settled(call)) or self._recorded(call)
+
+
+def run_corpus(recipe: Path, home: Path) -> list[Outcome]:
+    """Run the flow `corpus` and return what its stages did."""
+    os.environ["NIGHTSCHOOL_HOME"] = str(home)
+    from flows.corpus import corpus
+    from flows.recipe import load_recipe
+
+    run = PlainRun(home)
+    token = context.set(run)
+    try:
+        corpus.fn(load_recipe(recipe))
+    finally:
+        context.reset(token)
+        run.journal.close()
+    return run.outcomes
+
+
+def _logged(function: batches.BatchFunction, item: Any, folder: Path, log: Path) -> batches.Facts:
+    name = "/".join(folder.parts[-5:])
+    with log.open("a") as file:
+        file.write(f"begun {name}\n")
+    facts = _do_batch(function, item, folder)
+    with log.open("a") as file:
+        file.write(f"done {name}\n")
+    return facts
+
+
+_do_batch = batches.do_batch
+
+
+def main() -> None:
+    recipe, home, *log = map(Path, sys.argv[1:])
+    if log:
+        batches.do_batch = partial(_logged, log=log[0])  # type: ignore[assignment]
+    print(json.dumps({outcome.node: outcome.digest for outcome in run_corpus(recipe, home)}))
+
+
+if __name__ == "__main__":
+    main()
