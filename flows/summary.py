@@ -72,19 +72,22 @@ def _figures(found: dict[str, Artifact]) -> Table:
 def figures(found: dict[str, Artifact]) -> Iterable[tuple[str, str, str]]:
     """Rows of label, figure and remark, from the metrics that the stages returned."""
     metrics = {node: artifact.metrics for node, artifact in found.items()}
-    ingest, tokens, evaluation = metrics["ingest"], metrics["tokenize"], metrics["evaluate"]
+    ingest, whole, evaluation = metrics["ingest"], metrics["report"], metrics["evaluate"]
+    judges = [node for node in ("filter", "deduplicate", "decontaminate") if node in metrics]
     yield (
         "documents in",
         f"{ingest['documents']:,}",
         f"{ingest['bytes'] / 1e6:,.1f} MB, {ingest['rejects']:,} unreadable",
     )
-    for node in ("filter", "deduplicate"):
+    for node in judges:
         dropped = {name.removeprefix("dropped_"): n for name, n in metrics[node].items() if name.startswith("dropped_")}
         by_reason = sorted(dropped.items(), key=lambda item: -item[1])
         note = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in by_reason if count)
         yield f"dropped by {node}", f"{sum(dropped.values()):,}", note
-    yield "documents kept", f"{metrics['deduplicate']['kept']:,}", ""
-    yield "tokens", f"{tokens['train_tokens']:,}", f"and {tokens['heldout_tokens']:,} held out"
+    yield "documents kept", f"{metrics[judges[-1]]['kept']:,}", ""
+    if whole["partitions"] > 1:
+        yield "corpus", f"{whole['documents']:,}", f"documents of {whole['partitions']:,} nights"
+    yield "tokens", f"{whole['train_tokens']:,}", f"and {whole['heldout_tokens']:,} held out"
     yield (
         "bits per byte",
         f"{evaluation['bits_per_byte_before']:.3f} -> {evaluation['bits_per_byte']:.3f}",

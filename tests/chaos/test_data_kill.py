@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.conftest import PROJECT
 from tests.prose import write_prose
 
 WORKERS = os.cpu_count() or 1
@@ -44,18 +45,16 @@ def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """Digests, batches and seconds of a run that nobody disturbs."""
     folder = tmp_path_factory.mktemp("undisturbed")
     began = time.monotonic()
-    done = subprocess.run(command(recipe, folder / "home", folder / "log"), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command(recipe, folder / "home", folder / "log"), capture_output=True, text=True, check=True, cwd=PROJECT
+    )
     return json.loads(done.stdout), sorted(begun(folder / "log")), time.monotonic() - began
 
 
 def begun(log: Path) -> list[str]:
-    return (
-        [line.split()[1] for line in log.read_text().splitlines() if line.startswith("begun")] if log.exists() else []
-    )
-
-
-def finished(log: Path) -> list[str]:
-    return [line.split()[1] for line in log.read_text().splitlines() if line.startswith("done")] if log.exists() else []
+    """The batches that were begun, one entry for each time."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line.split()[1] for line in lines if line.startswith("begun")]
 
 
 def kill_and_finish(
@@ -67,14 +66,16 @@ def kill_and_finish(
     chance = random.Random(seed)
     for _ in range(kills):
         already = len(begun(log))
-        victim = subprocess.Popen(command(recipe, home, log), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        victim = subprocess.Popen(
+            command(recipe, home, log), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=PROJECT
+        )
         deadline = time.monotonic() + 60
         while len(begun(log)) == already and victim.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(chance.uniform(0, seconds / 3))
         victim.send_signal(signal.SIGKILL)
         victim.communicate()
-    last = subprocess.run(command(recipe, home, log), capture_output=True, text=True, check=True)
+    last = subprocess.run(command(recipe, home, log), capture_output=True, text=True, check=True, cwd=PROJECT)
     assert json.loads(last.stdout) == digests
     times = Counter(begun(log))
     assert sorted(times) == batches
