@@ -8,15 +8,18 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from models.progress import read_reports
 from models.spec import FitSpec
+from tests.conftest import PROJECT
 from tests.models.shards import examples_spec, file_bytes, stream_spec
 
 STEPS = 300
@@ -91,6 +94,21 @@ def test_kills_at_random_steps_change_no_bit(
     for step in sorted(generator.sample(range(1, STEPS - 20), 3)):
         assert kill_at(spec, step, generator.uniform(0, 0.05)) == -signal.SIGKILL
     check(spec, undisturbed)
+
+
+def test_a_killed_training_leaves_no_reader_behind(tmp_path: Path) -> None:
+    spec = stream_spec(tmp_path, steps=STEPS, workers=2)
+    spec.work.mkdir(parents=True)
+    (spec.work / "spec.json").write_text(spec.model_dump_json())
+    process = subprocess.Popen([sys.executable, "-m", "models.fit", str(spec.work / "spec.json")], cwd=PROJECT)
+    while sum(1 for _ in read_reports(spec.work / "progress.jsonl")) < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3  # the fork server and two readers
+    process.kill()
+    process.wait()
+    assert psutil.wait_procs(family, timeout=20)[1] == []
 
 
 def test_kills_inside_saving_change_no_bit(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
