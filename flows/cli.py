@@ -143,7 +143,8 @@ def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: s
     from flows.recipe import load_recipe
     from tasks.ingest import take_inventory
 
-    take_inventory(load_recipe(recipe).ingest)  # a misspelt key or path is told before anything is started
+    if (sources := load_recipe(recipe).ingest) is not None:
+        take_inventory(sources)  # a misspelt key or path is told before anything is started
     from flows.start import NightFailed, start
     from flows.summary import night_summary
 

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.task_runners import TaskRunner
 
 from flows.corpus import corpus
 from flows.finetune import Finetuned, finetune
+from flows.images import image_shards
+from flows.interactions import interaction_shards
 from flows.pretrain import Pretrained, pretrain
 from flows.recipe import Recipe
 from flows.session import open_session
@@ -18,16 +21,32 @@ from tasks.report import ReportSettings, report
 
 @dataclass(frozen=True)
 class Released:
-    """What a night leaves behind."""
+    """What a night of text leaves behind."""
 
     pretrained: Pretrained
     finetuned: Finetuned | None
     report: Artifact
 
 
-def night(recipe: Recipe, call: Callable[..., Any] = lambda flow, *arguments: flow(*arguments)) -> Released:
-    """The pipeline in order. `call` says how a flow is entered: by Prefect, or, for a plan, as a plain function."""
-    data = call(corpus.with_options(task_runner=recipe.engine.task_runner()), recipe)
+Call = Callable[..., Any]
+"""How a flow is entered: by Prefect, or, for a plan, as a plain function."""
+
+
+def night(recipe: Recipe, call: Call = lambda flow, *arguments: flow(*arguments)) -> Released | None:
+    """The pipeline of the recipe's kind of data; of images and interactions, shards are all there is as yet."""
+    runner = recipe.engine.task_runner()
+    if recipe.images:
+        call(image_shards.with_options(task_runner=runner), recipe.images)
+        return None
+    if recipe.interactions:
+        call(interaction_shards.with_options(task_runner=runner), recipe.interactions)
+        return None
+    return _night_of_text(recipe, call, runner)
+
+
+def _night_of_text(recipe: Recipe, call: Call, runner: TaskRunner[Any]) -> Released:
+    """Corpus, model, fine-tuning, report, in this order."""
+    data = call(corpus.with_options(task_runner=runner), recipe)
     tonight = data.tonight
     model = call(pretrain, recipe, data)
     tuned = call(finetune, recipe.finetune, data, model) if recipe.finetune else None
@@ -60,5 +79,6 @@ def nightly(recipe: str, keep: list[str] | None = None, night_id: str | None = N
     """
     with open_session(Path(recipe), frozenset(keep or ()), night_id) as session:
         released = night(session.recipe)
-        session.publish(released.report, released.pretrained.export)
+        if released:
+            session.publish(released.report, released.pretrained.export)
     return session.night.id

@@ -6,10 +6,10 @@ default.
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flows.engine import Engine
 from tasks.baseline import BaselineSettings
@@ -20,7 +20,9 @@ from tasks.evaluate import EvaluateSettings
 from tasks.examples import ExamplesSettings
 from tasks.filter import FilterSettings
 from tasks.finetune import FinetuneSettings
+from tasks.images import ImagesSettings
 from tasks.ingest import IngestSettings
+from tasks.interactions import InteractionsSettings
 from tasks.pretrain import PretrainSettings
 from tasks.tokenize import TokenizeSettings
 from tasks.tokenizer import TokenizerSettings
@@ -51,7 +53,12 @@ class Recipe(BaseModel):
     """Names the MLflow experiment, the registered model and the Prefect deployment."""
     engine: Engine = Engine()
     """Who does the work of the data stages; changes no byte and enters no key."""
-    ingest: IngestSettings
+    ingest: IngestSettings | None = None
+    """Text; the keys below it say what becomes of it. A recipe has this, or `images`, or `interactions`."""
+    images: ImagesSettings | None = None
+    """Pictures: the night ends with their shards."""
+    interactions: InteractionsSettings | None = None
+    """Users' histories: the night ends with their shards."""
     filter: FilterSettings = FilterSettings()
     deduplicate: DeduplicateSettings = DeduplicateSettings()
     decontaminate: DecontaminateSettings = DecontaminateSettings()
@@ -60,6 +67,15 @@ class Recipe(BaseModel):
     pretrain: PretrainSettings = PretrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     finetune: Finetuning | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_data(self) -> Self:
+        given = [name for name in ("ingest", "images", "interactions") if getattr(self, name) is not None]
+        if not given:
+            raise ValueError("the key `ingest` (or `images`, or `interactions`) is missing; add it")
+        if len(given) > 1:
+            raise ValueError(f"`{given[0]}` and `{given[1]}` are two pipelines; write a recipe for each")
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -106,6 +122,8 @@ def _sentence(error: ValidationError, content: dict[str, Any]) -> str:
     fault = error.errors(include_url=False)[0]
     place = [part for part in fault["loc"] if not (isinstance(part, str) and part not in _keys_along(content))]
     dotted = ".".join(str(part) for part in place)
+    if not place:
+        return fault["msg"].removeprefix("Value error, ")
     more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
     if fault["type"] == "extra_forbidden":
         key = str(place[-1])

@@ -29,7 +29,6 @@ def night_summary(night: Night) -> RenderableType:
     """The figures of a night that ended well, where its time went, and where to look next."""
     home = home_folder()
     found = {entry.node: _artifact(home, entry) for entry in night.stages}
-    report = found["report"].path / "report.html"
     seconds = sum(entry.seconds for entry in night.stages)
     reused = sum(entry.action == "reused" for entry in night.stages)
     lines: list[RenderableType] = [
@@ -38,11 +37,21 @@ def night_summary(night: Night) -> RenderableType:
         Text(""),
         _times(night.stages),
         _line(f"\nNight {night.id}: {len(night.stages)} stages in {seconds:.0f} s, {reused} of them reused."),
-        _line(f"Report    {_shown(report)}"),
-        _line(f"Model     {_shown(found['export'].path)}  (opens with transformers)"),
+        *_places(found),
         _line("Browse    nightschool up, then Prefect's and MLflow's pages; nightschool down ends them"),
     ]
     return Group(*lines)
+
+
+def _places(found: dict[str, Artifact]) -> Iterable[Text]:
+    """Where the night's results lie."""
+    if "report" in found:
+        yield _line(f"Report    {_shown(found['report'].path / 'report.html')}")
+    if "export" in found:
+        yield _line(f"Model     {_shown(found['export'].path)}  (opens with transformers)")
+    for node in ("images", "interactions"):
+        if node in found:
+            yield _line(f"Shards    {_shown(found[node].path)}  (open with datasets)")
 
 
 def _line(text: str) -> Text:
@@ -72,6 +81,11 @@ def _figures(found: dict[str, Artifact]) -> Table:
 def figures(found: dict[str, Artifact]) -> Iterable[tuple[str, str, str]]:
     """Rows of label, figure and remark, from the metrics that the stages returned."""
     metrics = {node: artifact.metrics for node, artifact in found.items()}
+    if "ingest" not in metrics:  # images and interactions: what their stage counted
+        yield from (
+            (name.replace("_", " "), f"{count:,}", "") for counts in metrics.values() for name, count in counts.items()
+        )
+        return
     ingest, whole, evaluation = metrics["ingest"], metrics["report"], metrics["evaluate"]
     judges = [node for node in ("filter", "deduplicate", "decontaminate") if node in metrics]
     yield (
