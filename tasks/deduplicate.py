@@ -1,17 +1,18 @@
 """Drops every document that repeats an earlier one, exactly or nearly, and names the one that stays.
 
-One rule: a document is dropped if an *earlier* one (whether itself kept or not) has the same words, or shares an LSH
-band with it and agrees with it in enough MinHash values. The verdict depends on earlier documents only, so whatever
-follows, tonight or in a year, changes none. Memory holds 530 bytes a document (its signature, contents and id), never
-texts: those are read a file at a time, once to sign them and once to copy what is kept.
+One rule: a document is dropped if an *earlier* one, of this night or any before (whether itself kept or not), has the
+same words, or shares a band key with it and is as similar by its sketch as the threshold asks. The verdict depends on
+earlier documents only: what follows changes none, and as many nights give what one pass over everything gives.
+
+Five passes, each in batches: sign every file of documents; look up who has the same words; look up who shares band
+keys, and compare sketches; follow each match to the document that stays; copy what is kept. Texts are read twice, a
+file at a time; keys are worked on a range at a time; tables of a row a document are read from disk where needed.
 """
 
-import math
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,17 +21,32 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.band_index import (
+    DocumentFile,
+    Family,
+    Keys,
+    Run,
+    mapped,
+    part_bits,
+    part_path,
+    swallowed_runs,
+    table_path,
+    take_ids,
+    write_entries,
+)
+from tasks.core.batches import Batch, Batches, Facts
+from tasks.core.errors import StageError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.documents import VERDICTS, as_table, read_documents, write_documents
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from tasks.documents import VERDICTS, as_table, document_files, write_documents
+from tasks.matching import SETTLED, Matches, Search, match_part, settle
 
 EXACT = "exact duplicate"
 NEAR = "near-duplicate"
-SLICE = 1024  # texts that one thread signs at a time
-MATCH_VERDICTS = pa.schema([*VERDICTS, ("survivor", pa.string()), ("similarity", pa.float64())])
+SLICE = 1024  # texts signed between two looks at the table of keys
+INDEX = "index"
+INDEX_FILE = "index.json"
+MATCH_VERDICTS = pa.schema([*VERDICTS, ("survivor", pa.string()), ("night", pa.int64()), ("similarity", pa.float64())])
 
 
 class DeduplicateSettings(BaseModel):
@@ -42,158 +58,259 @@ class DeduplicateSettings(BaseModel):
     bands: int = Field(default=14, ge=1)
     """LSH bands; two texts are compared if all values of one band are equal (FineWeb: 14)."""
     rows: int = Field(default=8, ge=1)
-    """MinHash values in a band (FineWeb: 8). At 14 bands of 8, texts of Jaccard similarity 0.75 are compared with
-    probability 0.77, of 0.8 with 0.92, of 0.9 with 0.9996."""
+    """MinHash values in a band (FineWeb: 8). Each value serves in three groupings of as many bands: at 14 bands of 8,
+    texts of Jaccard similarity 0.75 are compared with probability 0.970 (one grouping: 0.772), of 0.8 with 0.997
+    (0.924), of 0.85 with 0.9999 (0.988)."""
     threshold: float = Field(default=0.75, gt=0, le=1)
-    """Least estimated Jaccard similarity of near-duplicates (FineWeb aims at 0.75; the standard error is 0.04)."""
+    """Least estimated Jaccard similarity of near-duplicates (FineWeb aims at 0.75). The estimate's standard error is
+    0.02 for long texts and less for texts under some 500 words."""
 
 
-@stage(version=1, libraries=("numba", "polars", "pyarrow"))
-def deduplicate(documents: Artifact, settings: DeduplicateSettings, out: Path, log: StageLog) -> Metrics:
-    """Write documents-*.parquet with what is kept, and verdicts.parquet with a survivor and similarity for each drop.
+class IndexRecord(BaseModel):
+    """index.json: what an artifact of this stage says to the nights after it."""
 
-    `survivor` is always a kept document: where the match was itself dropped, its own survivor. `similarity` is
-    that to the match: 1 for an exact duplicate, else the estimated Jaccard similarity.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    settings: DeduplicateSettings
+    night: int
+    start: int
+    """Documents of all nights before."""
+    counts: list[int]
+    """Documents in each file, the dropped ones too."""
+    runs: dict[Family, list[Run]]
+    """The runs to look into after this night, from the oldest on; together they cover all documents."""
+
+    @property
+    def stop(self) -> int:
+        return self.start + sum(self.counts)
+
+
+@stage(version=2, libraries=("numba", "polars", "pyarrow"))
+def deduplicate(
+    documents: Artifact,
+    history: tuple[Artifact, ...],
+    settings: DeduplicateSettings,
+    out: Path,
+    log: StageLog,
+    batches: Batches,
+) -> Metrics:
+    """Write documents-* with what is kept, verdicts-* with a survivor for each drop, and the index for nights to come.
+
+    `survivor` is always a kept document and `night` the number of its partition: where the match was itself dropped,
+    its own survivor. `similarity` is that to the match: 1 for an exact duplicate, else the estimated Jaccard one.
+
+    Args:
+        history: this stage's artifacts of all partitions before, from the first on.
+
+    Raises:
+        StageError: the history is not the whole history, in order, under the same settings.
     """
-    signatures, contents, ids = _sign_all(documents, settings)
-    log.info(f"signed {len(ids):,} documents")
-    matches, exact, similarity = find_matches(signatures, contents, settings)
-    kept = matches == np.arange(len(matches))
-    verdicts = _verdicts(ids, matches, exact, similarity)
-    pq.write_table(verdicts, out / "verdicts.parquet", compression="zstd")
-    start, kept_bytes = 0, 0
-    for number, batch in enumerate(read_documents(documents)):
-        staying = batch.filter(pl.Series(kept[start : start + batch.height]))
-        write_documents(staying, out, number)
-        start += batch.height
-        kept_bytes += int(staying["text"].str.len_bytes().sum())
-    log.info(f"{int(kept.sum()):,} of {len(kept):,} documents repeat none before them")
+    before = _read_history(history, settings)
+    start = before[-1].stop if before else 0
+    paths = document_files(documents)
+    signed = batches.map("sign", partial(sign_file, settings), list(enumerate(paths)))
+    counts = [batch.facts["documents"] for batch in signed]
+    log.info(f"signed {sum(counts):,} documents")
+    older = tuple(
+        file
+        for artifact, record in zip(history, before, strict=True)
+        for file in _files([artifact.path / INDEX] * len(record.counts), record.start, record.counts)
+    )
+    tonight = tuple(_files([batch.folder for batch in signed], start, counts))
+    search = partial(
+        _search,
+        older=older,
+        tonight=tonight,
+        start=start,
+        folders=tuple(artifact.path / INDEX for artifact in history),
+        before=before[-1] if before else None,
+        threshold=settings.threshold,
+    )
+    same = search("words", entries=sum(batch.facts["words"] for batch in signed), repeated=())
+    exact = batches.map(same.family, partial(match_part, same), range(1 << same.bits))
+    repeated = tuple(batch.folder / "matches" for batch in exact)
+    alike = search("bands", entries=sum(batch.facts["bands"] for batch in signed), repeated=repeated)
+    near = batches.map(alike.family, partial(match_part, alike), range(1 << alike.bits))
+    found = tuple((batch.folder / "matches", tuple(batch.facts["ends"])) for batch in (*exact, *near))
+    (settled,) = batches.map("settle", settle, [Matches(older, tonight, found, len(exact))])
+    copying = partial(copy_file, older + tonight, settled.folder, [*(record.start for record in before), start])
+    copied = batches.map("copy", copying, list(zip(paths, tonight, strict=True)))
+
+    (out / INDEX).mkdir()
+    runs = {}
+    for one, parts in ((same, exact), (alike, near)):
+        hand_over_run(one.family, parts, out / INDEX)
+        run = Run(
+            night=len(history), start=one.run_start, entries=sum(part.facts["entries"] for part in parts), bits=one.bits
+        )
+        runs[one.family] = [*one.live[: len(one.live) - one.swallowed], run]
+    record = IndexRecord(settings=settings, night=len(history), start=start, counts=counts, runs=runs)
+    (out / INDEX / INDEX_FILE).write_text(record.model_dump_json(indent=1))
+    for number, (signature, copy) in enumerate(zip(signed, copied, strict=True)):
+        for table in ("contents", "sketches", "ids"):
+            path = table_path(Path(), number, table)
+            signature.hand_over(path.name, out / INDEX / path)
+        survivors = table_path(Path(), number, "survivors")
+        settled.hand_over(survivors.name, out / INDEX / survivors)
+        for kind in ("documents", "verdicts"):
+            copy.hand_over(f"{kind}-{number:05d}.parquet", out / f"{kind}-{number:05d}.parquet")
+    total = {name: sum(copy.facts[name] for copy in copied) for name in ("kept", "kept_bytes", "exact", "near")}
+    log.info(f"{total['kept']:,} of {sum(counts):,} documents repeat none before them")
     return {
-        "documents": len(kept),
-        "kept": int(kept.sum()),
-        "kept_bytes": kept_bytes,
-        "dropped_exact_duplicate": int(exact.sum()),
-        "dropped_near_duplicate": int((~kept & ~exact).sum()),
+        "documents": sum(counts),
+        "kept": total["kept"],
+        "kept_bytes": total["kept_bytes"],
+        "dropped_exact_duplicate": total["exact"],
+        "dropped_near_duplicate": total["near"],
     }
 
 
-def sign_texts(
-    texts: pa.LargeStringArray, settings: DeduplicateSettings, threads: int | None = None
-) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
-    """Signatures (uint32, shape [texts, bands x rows]) and contents (uint64, shape [texts, 2]); see `minhash.sign`."""
-    from tasks.minhash import permutations, sign
+def sign_file(settings: DeduplicateSettings, item: tuple[int, Path], folder: Path) -> Facts:
+    """Write the tables "contents", "sketches" and "ids" of a file of documents, and its entries of both families."""
+    number, path = item
+    table = pq.read_table(path, columns=["doc_id", "text"])
+    keys, sketches, contents = sign_texts(table["text"].combine_chunks(), settings)
+    with_words = np.flatnonzero(contents.any(axis=1))
+    write_entries(folder, "words", contents[:, :1], with_words)
+    write_entries(folder, "bands", keys, with_words)
+    contents.tofile(table_path(folder, number, "contents"))
+    sketches.tofile(table_path(folder, number, "sketches"))
+    ids = table.select(["doc_id"]).combine_chunks()
+    with pa.ipc.new_file(str(table_path(folder, number, "ids")), ids.schema) as writer:
+        writer.write_table(ids)
+    return {"documents": len(contents), "words": len(with_words), "bands": len(with_words) * keys.shape[1]}
 
-    if not len(texts):
-        return np.empty((0, settings.bands * settings.rows), dtype=np.uint32), np.empty((0, 2), dtype=np.uint64)
-    offsets = np.frombuffer(texts.buffers()[1], dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+
+def sign_texts(
+    texts: pa.LargeStringArray, settings: DeduplicateSettings
+) -> tuple[Keys, NDArray[np.uint64], NDArray[np.uint64]]:
+    """Band keys (uint64, shape [texts, GROUPINGS x bands]), sketches (uint64, shape [texts, SKETCH_WORDS]) and contents
+    (uint64, shape [texts, 2]); see tasks/minhash.py."""
+    from tasks.minhash import GROUPINGS, SKETCH_WORDS, band_keys, permutations, sign
+
+    offsets = np.frombuffer(texts.buffers()[1] or bytes(8), dtype=np.int64)[texts.offset :][: len(texts) + 1]
     data = np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)
     for array in (offsets, data):
         array.setflags(write=False)  # one type for numba whoever made the column, so that one version is compiled
     multipliers, summands = permutations(settings.bands * settings.rows)
-    signatures = np.empty((len(texts), len(multipliers)), dtype=np.uint32)
+    keys = np.empty((len(texts), GROUPINGS * settings.bands), dtype=np.uint64)
+    sketches = np.empty((len(texts), SKETCH_WORDS), dtype=np.uint64)
     contents = np.empty((len(texts), 2), dtype=np.uint64)
-
-    def sign_slice(first: int) -> None:
+    for first in range(0, len(texts), SLICE):
         last = min(first + SLICE, len(texts))
-        sign(data, offsets, first, last, settings.shingle_words, multipliers, summands, signatures, contents)
+        signatures = np.empty((last - first, len(multipliers)), dtype=np.uint32)
+        width = settings.shingle_words
+        sign(data, offsets, first, last, width, multipliers, summands, signatures, sketches, contents)
+        band_keys(signatures, settings.bands, settings.rows, keys[first:last])
+    return keys, sketches, contents
 
-    _in_threads(sign_slice, range(0, len(texts), SLICE), threads)
-    return signatures, contents
 
+def copy_file(
+    files: tuple[DocumentFile, ...],
+    settled_in: Path,
+    starts: Sequence[int],
+    item: tuple[Path, DocumentFile],
+    folder: Path,
+) -> Facts:
+    """Write what is kept of a file of documents, and its verdicts.
 
-def find_matches(
-    signatures: NDArray[np.uint32],
-    contents: NDArray[np.uint64],
-    settings: DeduplicateSettings,
-    threads: int | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
-    """For each text the earliest one that it repeats, or itself; whether exactly; and the similarity to it.
-
-    Cost: a sort of the keys of each band, and a comparison of signatures (10 ns) for each pair that shares a band
-    up to the first match. Texts without words match nothing.
+    Args:
+        starts: position of the first document of each night.
     """
-    from tasks.minhash import band_keys, match_earlier
-
-    count = len(contents)
-    wordless = ~contents.any(axis=1)
-    first = _first_of_each(contents)
-    matches = np.where(wordless, np.arange(count), first)
-    exact = matches != np.arange(count)
-    distinct = np.flatnonzero(~exact & ~wordless)  # the others have the band keys and the matches of their first
-    enough = math.ceil(settings.threshold * signatures.shape[1] - 1e-9)
-
-    def match_band(band: int) -> NDArray[np.int64]:
-        keys = np.empty(len(distinct), dtype=np.uint64)
-        band_keys(signatures, distinct, band, settings.rows, keys)
-        order = np.argsort(keys, kind="stable")
-        found = matches.copy()
-        match_earlier(distinct[order], keys[order], signatures, enough, found)
-        return found
-
-    matches = np.minimum.reduce(_in_threads(match_band, range(settings.bands), threads))
-    similarity = np.ones(count)
-    near = np.flatnonzero(~exact & (matches != np.arange(count)))
-    similarity[near] = (signatures[near] == signatures[matches[near]]).mean(axis=1)
-    return matches, exact, similarity
+    path, file = item
+    settled = mapped(table_path(settled_in, file.number, "settled"), SETTLED)
+    kept = settled["match"] == np.arange(file.start, file.start + file.count)
+    documents = pl.read_parquet(path)
+    staying = documents.filter(pl.Series(kept, dtype=pl.Boolean))
+    write_documents(staying, folder, file.number)
+    verdicts = _verdicts(documents["doc_id"], files, settled, ~kept, starts)
+    pq.write_table(verdicts, folder / f"verdicts-{file.number:05d}.parquet", compression="zstd")
+    return {
+        "kept": int(kept.sum()),
+        "kept_bytes": int(staying["text"].str.len_bytes().sum()),
+        "exact": int(settled["exact"].sum()),
+        "near": int((~kept & ~settled["exact"]).sum()),
+    }
 
 
-def survivors(matches: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The kept text at the end of each text's chain of matches, each earlier than the one before."""
-    while not np.array_equal(further := matches[matches], matches):
-        matches = further
-    return matches
+def hand_over_run(family: Family, parts: Sequence[Batch], folder: Path) -> None:
+    """Give the parts of tonight's run to the artifact's index."""
+    for number, part in enumerate(parts):
+        for column in ("keys", "positions"):
+            name = part_path(Path(), family, number, column).name
+            part.hand_over(name, folder / name)
 
 
-def _sign_all(
-    documents: Artifact, settings: DeduplicateSettings
-) -> tuple[NDArray[np.uint32], NDArray[np.uint64], pa.Array]:
-    signed: list[tuple[NDArray[np.uint32], NDArray[np.uint64]]] = []
-    ids: list[pa.Array] = []
-    for batch in read_documents(documents):
-        signed.append(sign_texts(batch["text"].to_arrow(compat_level=pl.CompatLevel.oldest()), settings))
-        ids.append(batch["doc_id"].to_arrow(compat_level=pl.CompatLevel.oldest()))
-    signatures, contents = zip(*signed, strict=True)
-    return np.concatenate(signatures), np.concatenate(contents), pa.concat_arrays(ids)
+def _read_history(history: Sequence[Artifact], settings: DeduplicateSettings) -> list[IndexRecord]:
+    records: list[IndexRecord] = []
+    for night, artifact in enumerate(history):
+        record = IndexRecord.model_validate_json((artifact.path / INDEX / INDEX_FILE).read_bytes())
+        expected = (settings, night, records[-1].stop if records else 0)
+        if (record.settings, record.night, record.start) != expected:
+            raise StageError(
+                f"{artifact.path} cannot stand as night {night} of the history (it was deduplicated as night "
+                f"{record.night} from document {record.start:,} on with {record.settings}); begin again from night 0"
+            )
+        records.append(record)
+    return records
 
 
-def _first_of_each(contents: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """For each row the position of the first row that is equal to it."""
-    order = np.lexsort((contents[:, 1], contents[:, 0]))  # stable: equal rows stay in their order
-    ordered = contents[order]
-    begins = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)][: len(order)]
-    first = np.empty(len(order), dtype=np.int64)
-    first[order] = order[begins][np.cumsum(begins) - 1]
-    return first
+def _files(folders: Sequence[Path], start: int, counts: Sequence[int]) -> list[DocumentFile]:
+    """The files of a night that begins at position `start`."""
+    starts = np.cumsum([start, *counts]).tolist()
+    return [DocumentFile(folder, number, starts[number], counts[number]) for number, folder in enumerate(folders)]
+
+
+def _search(
+    family: Family,
+    older: tuple[DocumentFile, ...],
+    tonight: tuple[DocumentFile, ...],
+    start: int,
+    folders: tuple[Path, ...],
+    before: IndexRecord | None,
+    threshold: float,
+    entries: int,
+    repeated: tuple[Path, ...],
+) -> Search:
+    live = tuple(before.runs[family]) if before else ()
+    swallowed = swallowed_runs(live, entries)
+    bits = part_bits(entries + sum(run.entries for run in live[len(live) - swallowed :]))
+    return Search(family, older, tonight, start, folders, live, swallowed, entries, bits, threshold, repeated)
 
 
 def _verdicts(
-    ids: pa.Array, matches: NDArray[np.int64], exact: NDArray[np.bool_], similarity: NDArray[np.float64]
+    ids: pl.Series,
+    files: Sequence[DocumentFile],
+    settled: NDArray[Any],
+    dropped: NDArray[np.bool_],
+    starts: Sequence[int],
 ) -> pa.Table:
-    frame = pl.DataFrame(
+    rows = np.flatnonzero(dropped)
+    named = pl.DataFrame(
         {
-            "doc_id": ids,
-            "match": ids.take(pa.array(matches)),
-            "survivor": ids.take(pa.array(survivors(matches))),
-            "dropped": matches != np.arange(len(matches)),
-            "exact": exact,
-            "similarity": similarity,
+            "row": rows,
+            "match": take_ids(files, settled["match"][rows]),
+            "survivor": take_ids(files, settled["survivor"][rows]),
+            "night": np.searchsorted(starts, settled["survivor"][rows], "right") - 1,
+            "similarity": settled["similarity"][rows],
+            "exact": settled["exact"][rows],
         }
     )
-    dropped = pl.col("dropped")
+    frame = pl.DataFrame({"doc_id": ids}).with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    exact, dropped_one = pl.col("exact"), pl.col("exact").is_not_null()
     near = pl.format("estimated Jaccard similarity {} to {}", pl.col("similarity").round(3), "match")
-    verdicts = frame.select(
+    verdicts = frame.join(named, on="row", how="left", maintain_order="left").select(
         "doc_id",
         pl.lit("deduplicate").alias("stage"),
-        pl.when(dropped).then(pl.lit("dropped")).otherwise(pl.lit("kept")).alias("verdict"),
-        pl.when("exact").then(pl.lit(EXACT)).when(dropped).then(pl.lit(NEAR)).otherwise(pl.lit("new")).alias("reason"),
-        pl.when("exact").then(pl.format("same words as {}", "match")).when(dropped).then(near).alias("evidence"),
-        pl.when(dropped).then("survivor").alias("survivor"),
-        pl.when(dropped).then("similarity").alias("similarity"),
+        pl.when(dropped_one).then(pl.lit("dropped")).otherwise(pl.lit("kept")).alias("verdict"),
+        pl.when(exact)
+        .then(pl.lit(EXACT))
+        .when(dropped_one)
+        .then(pl.lit(NEAR))
+        .otherwise(pl.lit("new"))
+        .alias("reason"),
+        pl.when(exact).then(pl.format("same words as {}", "match")).when(dropped_one).then(near).alias("evidence"),
+        "survivor",
+        "night",
+        "similarity",
     )
     return as_table(verdicts, MATCH_VERDICTS)
-
-
-def _in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int | None) -> list[Result]:
-    """Results in the order of the items: the kernels release the GIL, and who computes what shows nowhere."""
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        return list(pool.map(function, items))

@@ -8,10 +8,17 @@ the minimum in a vector register: 1.6 ns a shingle for 112 permutations (15 ns o
 A word is a run of letters, digits, underscores and non-ASCII characters, with ASCII letters in lower case; each
 character of the scripts written without spaces around U+3000 to U+D7FF (Chinese, Japanese, Korean) is one. A shingle
 is `width` words in sequence; a text with fewer words is one shingle, a text without words has none.
+
+Who is compared and how alike they are is asked of two different summaries. Bands of MinHash values find the pairs;
+each value serves in three groupings, so 14 bands of 8 give 42 keys and find a pair of Jaccard similarity 0.8 with
+probability 0.997 instead of 0.924, from the same 112 values. How alike a pair is, is read off a sketch of one
+permutation and 512 bins (Li, Owen and Zhang 2012, "One Permutation Hashing"), 4 bits a bin (Li and Koenig 2010, "b-Bit
+Minwise Hashing"): 256 bytes a text, standard error 0.019 at 0.8 where the 112 values (448 bytes) have 0.038, and nearly
+none for texts of under 200 words, most of whose shingles have a bin of their own.
 """
 
 import numpy as np
-from numba import njit, uint8, uint32, uint64
+from numba import int64, njit, uint8, uint32, uint64
 from numpy.typing import NDArray
 
 Signatures = NDArray[np.uint32]
@@ -20,11 +27,20 @@ BLOCK = 8  # shingles that meet one permutation together
 BUFFER = 64 * BLOCK
 NOTHING = 2**32 - 1
 """The minimum over no shingle."""
+EMPTY = np.uint64(2**64 - 1)
 
 FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 ROLL = np.uint64(0x9DDFEA08EB382D69)
 CONTENT = np.uint64(0xD6E8FEB86659FD93)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+GROUPINGS = 3
+"""Bands that each MinHash value serves in."""
+BINS = 512
+SKETCH_WORDS = BINS // 16
+"""uint64 in a sketch: 16 bins of 4 bits in each."""
+VALUES = 15
+"""Values that a bin can have: 1 to 15; 0 is a bin that no shingle fell into."""
 
 
 def _splitmix64(count: int) -> NDArray[np.uint64]:
@@ -107,9 +123,22 @@ def _next_word(data, position, end):  # type: ignore[no-untyped-def]
     return _mix(hashed), position, inside
 
 
+@njit
+def _pack_sketch(least, sketch):  # type: ignore[no-untyped-def]
+    """Four bits of each bin's least shingle; they are not those that decided which is least."""
+    for word in range(SKETCH_WORDS):
+        packed = uint64(0)
+        for offset in range(16):
+            shingle = least[word * 16 + offset]
+            if shingle != EMPTY:
+                value = ((shingle >> uint64(9)) & uint64(0xFFFF)) * uint64(VALUES) >> uint64(16)
+                packed |= (value + uint64(1)) << uint64(4 * offset)
+        sketch[word] = packed
+
+
 @njit(nogil=True, cache=True)
 def sign(  # type: ignore[no-untyped-def]
-    data, offsets, first, last, width, multipliers, summands, signatures, contents
+    data, offsets, first, last, width, multipliers, summands, signatures, sketches, contents
 ):
     """Sign the texts `first` to `last` (exclusive) of an Arrow string column; threads may share the column.
 
@@ -118,18 +147,21 @@ def sign(  # type: ignore[no-untyped-def]
         offsets: int64, shape [texts + 1], where each begins in `data`.
         width: words in a shingle.
         multipliers, summands: uint32, shape [k], from `permutations`.
-        signatures: uint32, shape [texts, k], written: for each permutation the least image of a shingle.
+        signatures: uint32, shape [last - first, k], written: for each permutation the least image of a shingle.
+        sketches: uint64, shape [texts, SKETCH_WORDS], written: what `estimate` compares.
         contents: uint64, shape [texts, 2], written: 128 bits over the sequence of words, zero for no words. Not a
             cryptographic hash: someone may build two texts that collide.
     """
     shingles = np.empty(BUFFER, dtype=np.uint32)
     recent = np.empty(width, dtype=np.uint64)
+    least = np.empty(BINS, dtype=np.uint64)
     leaving = uint64(1)  # factor with which a word leaves the shingle
     for _ in range(width):
         leaving *= ROLL
     for text in range(first, last):
-        minima = signatures[text]
+        minima = signatures[text - first]
         minima[:] = uint32(NOTHING)
+        least[:] = EMPTY
         recent[:] = uint64(0)
         rolling, low, high = uint64(0), uint64(0), uint64(0)
         words, oldest, filled = 0, 0, 0
@@ -145,53 +177,89 @@ def sign(  # type: ignore[no-untyped-def]
             recent[oldest] = word
             oldest = oldest + 1 if oldest + 1 < width else 0
             if words >= width:
-                shingles[filled] = uint32(_mix(rolling) >> uint64(32))
+                shingle = _mix(rolling)
+                least[shingle & uint64(BINS - 1)] = min(shingle, least[shingle & uint64(BINS - 1)])
+                shingles[filled] = uint32(shingle >> uint64(32))
                 filled += 1
                 if filled == BUFFER:
                     _lower_minima(shingles, filled, multipliers, summands, minima)
                     filled = 0
         if 0 < words < width:
-            shingles[0] = uint32(_mix(rolling) >> uint64(32))
+            shingle = _mix(rolling)
+            least[shingle & uint64(BINS - 1)] = shingle
+            shingles[0] = uint32(shingle >> uint64(32))
             filled = 1
         if filled > 0:
             _lower_minima(shingles, filled, multipliers, summands, minima)
+        _pack_sketch(least, sketches[text])
         contents[text, 0] = low
         contents[text, 1] = high
 
 
 @njit(nogil=True, cache=True)
-def band_keys(signatures, chosen, band, rows, keys):  # type: ignore[no-untyped-def]
-    """Write into `keys` (uint64) one hash over the `rows` minima of the given band of each chosen text (int64)."""
-    for index in range(chosen.size):
-        key = uint64(0)
-        for row in range(band * rows, (band + 1) * rows):
-            key = _mix(key ^ uint64(signatures[chosen[index], row])) + GOLDEN
-        keys[index] = key
+def band_keys(signatures, bands, rows, keys):  # type: ignore[no-untyped-def]
+    """Hash the values of each band to one key; no two bands share keys, but for a collision of 64 bits.
+
+    Args:
+        signatures: uint32, shape [texts, bands x rows].
+        keys: uint64, shape [texts, GROUPINGS x bands], written. Values are laid out in `rows` rows and `bands` columns:
+            first the bands of neighbours in this order, then its columns, then its diagonals. Bands of two groupings
+            have hardly a value in common, so that what one grouping misses another may find.
+    """
+    for text in range(signatures.shape[0]):
+        values = signatures[text]
+        for band in range(bands):
+            near = _mix(uint64(band + 1))
+            column = _mix(uint64(bands + band + 1))
+            diagonal = _mix(uint64(2 * bands + band + 1))
+            for row in range(rows):
+                near = _mix(near ^ uint64(values[band * rows + row])) + GOLDEN
+                column = _mix(column ^ uint64(values[row * bands + band])) + GOLDEN
+                diagonal = _mix(diagonal ^ uint64(values[row * bands + (band + row) % bands])) + GOLDEN
+            keys[text, band] = near
+            keys[text, bands + band] = column
+            keys[text, 2 * bands + band] = diagonal
+
+
+@njit
+def _filled(word):  # type: ignore[no-untyped-def]
+    """The lowest bit of each 4 that are not all zero."""
+    word |= word >> uint64(2)
+    return (word | word >> uint64(1)) & uint64(0x1111111111111111)
+
+
+@njit
+def _by_byte(bits):  # type: ignore[no-untyped-def]
+    return (bits & uint64(0x0101010101010101)) + (bits >> uint64(4) & uint64(0x0101010101010101))
+
+
+@njit
+def _sum_of_bytes(word):  # type: ignore[no-untyped-def]
+    total = 0
+    for byte in range(8):
+        total += int64(word >> uint64(8 * byte) & uint64(0xFF))
+    return total
 
 
 @njit(nogil=True, cache=True)
-def match_earlier(order, keys, signatures, enough, matches):  # type: ignore[no-untyped-def]
-    """Lower `matches` to the earliest text that shares this band and agrees in `enough` minima.
+def estimate(sketches, others, similarities):  # type: ignore[no-untyped-def]
+    """Estimate the Jaccard similarity of each pair of texts with words.
+
+    Of the bins that either text has filled, the share in which both have the same least shingle is an unbiased estimate
+    (Li, Owen and Zhang 2012, section 3). Of 4 bits, 1 in VALUES is equal by chance where both bins are filled by
+    different shingles; that is taken off (Li and Koenig 2010, section 2).
 
     Args:
-        order: int64, shape [chosen], the texts to compare, sorted by key and then position.
-        keys: uint64, shape [chosen], the band's keys in that order.
-        signatures: uint32, shape [texts, k].
-        enough: how many of the k minima must be equal.
-        matches: int64, shape [texts], read and written: position of the earliest match so far, or the text's own.
+        sketches, others: uint64, shape [pairs, SKETCH_WORDS].
+        similarities: float64, shape [pairs], written: at most 1, and below 0 by chance.
     """
-    start = 0
-    for index in range(1, order.size):
-        if keys[index] != keys[index - 1]:
-            start = index
-        text = order[index]
-        for other in range(start, index):
-            earlier = order[other]
-            if earlier >= matches[text]:
-                break
-            equal = 0
-            for row in range(signatures.shape[1]):
-                equal += signatures[text, row] == signatures[earlier, row]
-            if equal >= enough:
-                matches[text] = earlier
-                break
+    for pair in range(sketches.shape[0]):
+        equal, both, either = uint64(0), uint64(0), uint64(0)
+        for word in range(SKETCH_WORDS):
+            one, other = sketches[pair, word], others[pair, word]
+            in_one, in_other = _filled(one), _filled(other)
+            equal += _by_byte(in_one & ~_filled(one ^ other))
+            both += _by_byte(in_one & in_other)
+            either += _by_byte(in_one | in_other)
+        same = VALUES * _sum_of_bytes(equal) - _sum_of_bytes(both)
+        similarities[pair] = same / ((VALUES - 1) * _sum_of_bytes(either))

@@ -1,6 +1,8 @@
 """Deduplicate: the verdict on a document depends on what came before it, and on nothing else."""
 
-import random
+import json
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,130 +12,71 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core.stage import StageLog
+from tasks import band_index, matching
+from tasks.core.batches import Batches
+from tasks.core.errors import StageError
+from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
-from tasks.deduplicate import DeduplicateSettings, deduplicate, find_matches, sign_texts, survivors
-from tasks.minhash import NOTHING, permutations
-from tests.corpora import corpus_of, fresh, rows_of, verdicts_of
+from tasks.deduplicate import DeduplicateSettings, deduplicate, sign_texts
+from tasks.documents import document_files
+from tests.corpora import Row, corpus_of, fresh, rows_of, verdicts_of
+from tests.tasks.near_texts import edited, jaccard, prose
 
 DEFAULT = DeduplicateSettings()
-WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
+LOOSE = DeduplicateSettings(bands=8, rows=1, threshold=0.5)
+"""Nearly every two texts that have anything in common share a key."""
 
 
-def sign(texts: list[str], how: DeduplicateSettings = DEFAULT) -> tuple[np.ndarray, np.ndarray]:
-    return sign_texts(pa.array(texts, pa.large_string()), how)
+def night(
+    folder: Path,
+    rows: Sequence[Row],
+    history: tuple[Artifact, ...] = (),
+    how: DeduplicateSettings = DEFAULT,
+    batch_bytes: int = 1000,
+) -> tuple[Artifact, Metrics]:
+    """Deduplicate one night's documents."""
+    documents = corpus_of(folder / "in", rows, batch_bytes)
+    metrics = deduplicate(documents, history, how, fresh(folder / "out"), StageLog(), Batches(folder / "batches"))
+    return Artifact.of("deduplicate", folder / "out"), metrics
 
 
-def matches(texts: list[str], how: DeduplicateSettings = DEFAULT, threads: int | None = None) -> list[int]:
-    found, _, _ = find_matches(*sign(texts, how), how, threads)
-    return found.tolist()
+def nights(folder: Path, parts: Sequence[Sequence[Row]], how: DeduplicateSettings = DEFAULT) -> tuple[Artifact, ...]:
+    """Deduplicate night after night."""
+    history: tuple[Artifact, ...] = ()
+    for number, rows in enumerate(parts):
+        history += (night(folder / str(number), rows, history, how)[0],)
+    return history
 
 
-def prose(seed: int, words: int = 200) -> list[str]:
-    generator = random.Random(seed)
-    return [f"{generator.choice(WORDS)}{generator.randrange(500)}" for _ in range(words)]
+def judged(artifacts: Sequence[Artifact]) -> pl.DataFrame:
+    """The verdicts of all nights but for the number of the night, which is another in one pass."""
+    return pl.concat([verdicts_of(artifact.path) for artifact in artifacts if document_files(artifact)]).drop("night")
 
 
-def edited(words: list[str], edits: int, seed: int = 0) -> list[str]:
-    generator = random.Random(seed)
-    changed = list(words)
-    for position in generator.sample(range(len(words)), edits):
-        changed[position] = f"edit{generator.randrange(10**6)}"
-    return changed
+def kept_rows(artifacts: Sequence[Artifact]) -> list[Row]:
+    return [row for artifact in artifacts for row in rows_of(artifact.path)]
 
 
-def jaccard(one: list[str], other: list[str], width: int = 5) -> float:
-    first, second = (
-        {tuple(words[start : start + width]) for start in range(len(words) - width + 1)} for words in (one, other)
-    )
-    return len(first & second) / len(first | second)
+def rows_from(texts: Sequence[str]) -> list[Row]:
+    return [(f"d{number}", text, "s") for number, text in enumerate(texts)]
 
 
-def reference_signature(text: str, width: int, count: int) -> list[int]:
-    """The definition, spelled out in Python integers."""
-    mask = 2**64 - 1
-
-    def mix(value: int) -> int:
-        value = (value ^ value >> 33) * 0xFF51AFD7ED558CCD & mask
-        value = (value ^ value >> 33) * 0xC4CEB9FE1A85EC53 & mask
-        return value ^ value >> 33
-
-    def hash_word(word: str) -> int:
-        value = 0xCBF29CE484222325
-        for byte in word.encode():
-            value = (value ^ byte) * 0x100000001B3 & mask
-        return mix(value)
-
-    def hash_shingle(words: list[int]) -> int:
-        value = 0
-        for word in words:
-            value = (value * 0x9DDFEA08EB382D69 + word) & mask
-        return mix(value) >> 32
-
-    text = "".join(chr(ord(char) + 32) if "A" <= char <= "Z" else char for char in text)
-    words, word = [], ""
-    for char in text + " ":
-        alone = "\u3000" <= char <= "\ud7ff"
-        ascii_word = char.isascii() and (char.isalnum() or char == "_")
-        other = not char.isascii() and not "\u0080" <= char <= "\u00a9" and not "\u2000" <= char <= "\u203f"
-        if alone or not (ascii_word or other):
-            words += [word] if word else []
-            words += [char] if alone else []
-            word = ""
-        else:
-            word += char
-    hashes = [hash_word(word) for word in words]
-    shingles = [hash_shingle(hashes[start : start + width]) for start in range(max(1, len(hashes) - width + 1))]
-    multipliers, summands = permutations(count)
-    if not hashes:
-        return [NOTHING] * count
+def matches(texts: Sequence[str], how: DeduplicateSettings = DEFAULT) -> list[int]:
+    """For each text the number of the one that it is said to repeat, or its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        verdicts = verdicts_of(night(Path(folder), rows_from(texts), how=how, batch_bytes=20_000)[0].path)
     return [
-        min((int(a) * shingle + int(b)) % 2**32 for shingle in shingles)
-        for a, b in zip(multipliers, summands, strict=True)
+        int((evidence or f"itself d{number}").rsplit(" d")[-1]) for number, evidence in enumerate(verdicts["evidence"])
     ]
 
 
-TEXTS = st.text(
-    st.one_of(
-        st.sampled_from("ab C_9 \n.,-"),
-        st.sampled_from("äß\u00a0\u00a9\u00aa\u2014\u201c\u2026\u203f\u2040中文かな\u3000한\ud7a3\ufb01😀"),
-        st.characters(exclude_categories=["Cs"]),
-    ),
-    max_size=80,
-)
-
-
-@settings(deadline=None)
-@given(st.lists(TEXTS, max_size=5), st.integers(1, 6))
-def test_signatures_are_what_their_definition_says(texts: list[str], width: int) -> None:
-    how = DeduplicateSettings(shingle_words=width, bands=3, rows=2)
-    signatures, contents = sign(texts, how)
-    assert signatures.tolist() == [reference_signature(text, width, 6) for text in texts]
-    assert contents.shape == (len(texts), 2)
-
-
-def test_a_long_text_fills_the_buffer_of_shingles_many_times() -> None:
-    text = " ".join(prose(1, words=5000))
-    assert sign([text])[0][0].tolist() == reference_signature(text, 5, 112)
-
-
-def test_the_estimate_is_near_the_true_similarity() -> None:
-    base = prose(1, words=2000)
-    for edits in (10, 40, 100):
-        other = edited(base, edits)
-        signatures, _ = sign([" ".join(base), " ".join(other)], DeduplicateSettings(bands=100, rows=10))
-        estimate = (signatures[0] == signatures[1]).mean()
-        true = jaccard(base, other)
-        assert abs(estimate - true) < 4 * (true * (1 - true) / 1000) ** 0.5
-
-
-def test_layout_case_and_punctuation_do_not_make_another_text() -> None:
+def test_layout_case_and_punctuation_do_not_make_another_text(tmp_path: Path) -> None:
     text = " ".join(prose(1))
-    assert matches([text, text.upper().replace(" ", ",\n  ") + "!", text + " more"]) == [0, 0, 0]
-    _, exact, similarity = find_matches(*sign([text, text.upper() + ".", text + " more"]), DEFAULT)
-    assert exact.tolist() == [False, True, False]
-    assert similarity[1] == 1
-    assert similarity[2] > 0.9
+    made, _ = night(tmp_path, rows_from([text, text.upper().replace(" ", ",\n  ") + "!", text + " more"]))
+    verdicts = verdicts_of(made.path)
+    assert verdicts["reason"].to_list() == ["new", "exact duplicate", "near-duplicate"]
+    assert verdicts["similarity"].to_list()[:2] == [None, 1]
+    assert verdicts["similarity"][2] > 0.9
 
 
 def test_texts_without_words_repeat_nothing_and_short_ones_repeat_only_themselves() -> None:
@@ -150,55 +93,82 @@ def test_a_near_duplicate_is_dropped_past_the_threshold_only() -> None:
     assert matches(texts, DeduplicateSettings(threshold=1)) == [0, 1, 2]
 
 
-def test_survivors_end_every_chain() -> None:
-    assert survivors(np.array([0, 0, 1, 3, 2, 3])).tolist() == [0, 0, 0, 3, 0, 3]
-
-
 CORPORA = st.lists(
     st.tuples(st.integers(0, 3), st.sampled_from([0, 0, 1, 3, 8, 20]), st.integers(0, 3)), min_size=1, max_size=12
 ).map(lambda specs: [" ".join(edited(prose(base, 80), edits, seed)) for base, edits, seed in specs])
 
 
-@settings(max_examples=50, deadline=None)
-@given(CORPORA, st.data())
-def test_no_verdict_is_changed_by_what_follows(texts: list[str], data: st.DataObject) -> None:
-    cut = data.draw(st.integers(1, len(texts)))
-    assert matches(texts[:cut]) == matches(texts)[:cut]
+@settings(max_examples=30, deadline=None)
+@given(CORPORA, st.sampled_from([DEFAULT, LOOSE]))
+def test_matches_are_those_of_a_comparison_of_all_pairs(texts: list[str], how: DeduplicateSettings) -> None:
+    from tasks.minhash import estimate
 
-
-@settings(max_examples=50, deadline=None)
-@given(CORPORA)
-def test_matches_are_those_of_a_comparison_of_all_pairs(texts: list[str]) -> None:
-    signatures, contents = sign(texts)
+    keys, sketches, contents = sign_texts(pa.array(texts, pa.large_string()), how)
     expected = []
     for later in range(len(texts)):
-        exact = [earlier for earlier in range(later) if (contents[later] == contents[earlier]).all()]
-        near = []
-        for earlier in range(later):
-            same = signatures[later] == signatures[earlier]
-            shares_band = same.reshape(DEFAULT.bands, DEFAULT.rows).all(axis=1).any()
-            if shares_band and same.mean() >= DEFAULT.threshold:
-                near.append(earlier)
-        expected.append([*exact, *near, later][0])
-    assert matches(texts) == expected
+        similarities = np.empty(later)
+        estimate(np.repeat(sketches[later : later + 1], later, axis=0), sketches[:later], similarities)
+        exact = np.flatnonzero((contents[later] == contents[:later]).all(axis=1))
+        near = np.flatnonzero((keys[later] == keys[:later]).any(axis=1) & (similarities >= how.threshold))
+        expected.append(int([*exact, *near, later][0]))
+    assert matches(texts, how) == expected
 
 
-def test_the_number_of_threads_does_not_show() -> None:
-    texts = [" ".join(edited(prose(index % 300, 60), index % 4, index)) for index in range(3000)]
-    column = pa.array(texts, pa.large_string())
-    one, many = sign_texts(column, DEFAULT, threads=1), sign_texts(column, DEFAULT, threads=5)
-    assert all(np.array_equal(*pair) for pair in zip(one, many, strict=True))
-    pairs = zip(find_matches(*one, DEFAULT, threads=1), find_matches(*one, DEFAULT, threads=5), strict=True)
-    assert all(np.array_equal(*pair) for pair in pairs)
+@settings(max_examples=20, deadline=None)
+@given(CORPORA, st.data(), st.sampled_from([DEFAULT, LOOSE]))
+def test_as_many_nights_as_one_likes_give_what_one_pass_gives(
+    texts: list[str], data: st.DataObject, how: DeduplicateSettings
+) -> None:
+    rows = rows_from(texts)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=4)))
+    parts = [rows[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        many, one = nights(Path(folder, "many"), parts, how), nights(Path(folder, "one"), [rows], how)
+        assert judged(many).equals(judged(one))
+        assert kept_rows(many) == kept_rows(one)
+        survivors = pl.concat([verdicts_of(artifact.path) for artifact in many if document_files(artifact)])
+        survivors = survivors.drop_nulls("survivor")
+        of = {doc_id: number for number, part in enumerate(parts) for doc_id, _, _ in part}
+        assert survivors["night"].to_list() == [of[doc_id] for doc_id in survivors["survivor"]]
 
 
-def test_a_sliced_column_is_signed_like_a_whole_one() -> None:
-    texts = [" ".join(prose(index, 30)) for index in range(6)]
-    whole = pa.array(texts, pa.large_string())
-    assert np.array_equal(sign_texts(whole, DEFAULT)[0][2:5], sign_texts(whole.slice(2, 3), DEFAULT)[0])
+def test_runs_are_merged_by_level_over_many_small_nights(tmp_path: Path) -> None:
+    rows = rows_from([" ".join(edited(prose(index % 13, 60), index % 3, index)) for index in range(42)])
+    parts = [rows[begin : begin + 2] for begin in range(0, len(rows), 2)]
+    many = nights(tmp_path / "many", parts)
+    assert judged(many).equals(judged(nights(tmp_path / "one", [rows])))
+    record = json.loads((many[-1].path / "index" / "index.json").read_bytes())
+    assert [run["start"] for run in record["runs"]["words"]] == [0, 32, 40]  # 16 nights, 4 nights, 1 night
 
 
-def test_each_drop_names_a_kept_survivor_and_the_rest_is_copied_in_order(tmp_path: Path) -> None:
+def test_small_parts_and_ranges_change_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_from([" ".join(edited(prose(index % 17, 60), index % 3, index)) for index in range(90)])
+    expected = judged(nights(tmp_path / "one", [rows]))
+    monkeypatch.setattr(band_index, "PART_ENTRIES", 50)
+    monkeypatch.setattr(band_index, "MOST_PARTS", 4)
+    monkeypatch.setattr(matching, "PAIRS", 7)
+    many = nights(tmp_path / "many", [rows[:40], rows[40:41], rows[41:42], rows[42:50], rows[50:]])
+    assert judged(many).equals(expected)
+    assert len(list((many[0].path / "index").glob("bands-*.keys"))) == 4
+
+
+def test_a_key_that_many_share_is_compared_with_its_earliest_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "FIRST_OF_A_KEY", 3)
+    shared = prose(0, 30)
+    texts = [" ".join(shared + prose(seed, 60)) for seed in range(1, 31)]
+    how = DeduplicateSettings(bands=1, rows=1, threshold=0.9)
+    keys, _, _ = sign_texts(pa.array(texts, pa.large_string()), how)
+    common = [text for text, key in zip(texts, keys[:, 0], strict=True) if (keys[:, 0] == key).sum() > 3]
+    assert len(common) >= 4  # the same first shingle, and too little else in common
+    near = [text + " more" for text in common]
+    assert matches([*common, *near], how)[len(common) :] == [0, 1, 2, *range(len(common) + 3, 2 * len(common))]
+    rows = rows_from([*common, *near])
+    with tempfile.TemporaryDirectory() as folder:
+        many = nights(Path(folder, "many"), [rows[:2], rows[2:5], rows[5:]], how)
+        assert judged(many).equals(judged(nights(Path(folder, "one"), [rows], how)))
+
+
+def test_each_drop_names_a_kept_survivor_and_its_night_and_the_rest_is_copied_in_order(tmp_path: Path) -> None:
     base, other = prose(5), prose(6)
     chain = edited(base, 3, seed=1)
     rows = [
@@ -209,29 +179,28 @@ def test_each_drop_names_a_kept_survivor_and_the_rest_is_copied_in_order(tmp_pat
         ("e", " ".join(prose(7)), "s"),
         ("f", " ".join(edited(chain, 3, seed=2)), "s"),
     ]
-    documents = corpus_of(tmp_path / "in", rows)
-    metrics = deduplicate(documents, DEFAULT, fresh(tmp_path / "out"), StageLog())
-    assert rows_of(tmp_path / "out") == [rows[0], rows[1], rows[4]]
-    verdicts = verdicts_of(tmp_path / "out")
+    earlier, _ = night(tmp_path / "0", rows[:1])
+    made, metrics = night(tmp_path / "1", rows[1:], (earlier,))
+    assert rows_of(made.path) == [rows[1], rows[4]]
+    verdicts = verdicts_of(made.path)
     assert verdicts.schema == {
         **dict.fromkeys(["doc_id", "stage", "verdict", "reason", "evidence", "survivor"], pl.String),
+        "night": pl.Int64,
         "similarity": pl.Float64,
     }
-    assert verdicts.select("verdict", "reason", "survivor").rows() == [
-        ("kept", "new", None),
-        ("kept", "new", None),
-        ("dropped", "near-duplicate", "a"),
-        ("dropped", "exact duplicate", "b"),
-        ("kept", "new", None),
-        ("dropped", "near-duplicate", "a"),
+    assert verdicts.select("verdict", "reason", "survivor", "night").rows() == [
+        ("kept", "new", None, None),
+        ("dropped", "near-duplicate", "a", 0),
+        ("dropped", "exact duplicate", "b", 1),
+        ("kept", "new", None, None),
+        ("dropped", "near-duplicate", "a", 0),
     ]
-    assert verdicts["evidence"][3] == "same words as b"
-    assert verdicts["similarity"][3] == 1
-    kept_bytes = sum(len(rows[index][1]) for index in (0, 1, 4))
+    assert verdicts["evidence"][2] == "same words as b"
+    assert verdicts["similarity"][2] == 1
     assert metrics == {
-        "documents": 6,
-        "kept": 3,
-        "kept_bytes": kept_bytes,
+        "documents": 5,
+        "kept": 2,
+        "kept_bytes": len(rows[1][1]) + len(rows[4][1]),
         "dropped_exact_duplicate": 1,
         "dropped_near_duplicate": 2,
     }
@@ -239,18 +208,46 @@ def test_each_drop_names_a_kept_survivor_and_the_rest_is_copied_in_order(tmp_pat
 
 def test_how_documents_are_cut_into_files_changes_no_verdict(tmp_path: Path) -> None:
     rows = [(f"d{index}", " ".join(edited(prose(index % 5, 50), index % 3, index)), "s") for index in range(30)]
-    for size in (100, 10**6):
-        deduplicate(corpus_of(tmp_path / f"in{size}", rows, size), DEFAULT, fresh(tmp_path / f"{size}"), StageLog())
-    assert rows_of(tmp_path / "100") == rows_of(tmp_path / "1000000")
-    assert verdicts_of(tmp_path / "100").equals(verdicts_of(tmp_path / "1000000"))
+    small, _ = night(tmp_path / "small", rows, batch_bytes=1000)
+    large, _ = night(tmp_path / "large", rows, batch_bytes=10**6)
+    assert rows_of(small.path) == rows_of(large.path)
+    assert verdicts_of(small.path).equals(verdicts_of(large.path))
+    assert len(list(small.path.glob("verdicts-*"))) == len(list(small.path.glob("documents-*"))) > 1
 
 
-def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
-    rows = [(f"d{index}", " ".join(edited(prose(index % 9, 50), index % 2, index)), "s") for index in range(200)]
-    documents = corpus_of(tmp_path / "in", rows)
-    for name in ("one", "two"):
-        deduplicate(documents, DEFAULT, fresh(tmp_path / name), StageLog())
-    assert Artifact.of("x", tmp_path / "one").digest == Artifact.of("x", tmp_path / "two").digest
+def test_a_night_without_documents_and_one_without_words_change_nothing(tmp_path: Path) -> None:
+    rows = rows_from([" ".join(edited(prose(index % 3, 50), 1, index)) for index in range(8)])
+    wordless = [("w", "...", "s")]
+    many = nights(tmp_path / "many", [[], rows[:4], [], wordless, [], rows[4:]])
+    assert judged(many).equals(judged(nights(tmp_path / "one", [[*rows[:4], *wordless, *rows[4:]]])))
+
+
+def test_a_stage_that_was_killed_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    rows = rows_from([" ".join(edited(prose(index % 9, 50), index % 2, index)) for index in range(60)])
+    whole, _ = night(tmp_path / "whole", rows)
+    documents, batches = corpus_of(tmp_path / "in", rows), Batches(tmp_path / "batches")
+
+    class Killed(StageLog):
+        def progress(self, done: float, total: float, unit: str) -> None:
+            if unit == "batches of copy":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        deduplicate(
+            documents, (), DEFAULT, fresh(tmp_path / "killed"), StageLog(), Batches(batches.folder, log=Killed())
+        )
+    signed = {path: path.stat().st_mtime_ns for path in (batches.folder / "sign").rglob("*")}
+    deduplicate(documents, (), DEFAULT, fresh(tmp_path / "out"), StageLog(), batches)
+    assert {path: path.stat().st_mtime_ns for path in (batches.folder / "sign").rglob("*")} == signed
+    assert Artifact.of("deduplicate", tmp_path / "out").digest == whole.digest
+
+
+def test_a_history_that_is_not_the_whole_history_is_refused(tmp_path: Path) -> None:
+    history = nights(tmp_path, [rows_from(["one"]), rows_from(["two"])])
+    with pytest.raises(StageError, match="cannot stand as night 0"):
+        night(tmp_path / "second only", rows_from(["three"]), history[1:])
+    with pytest.raises(StageError, match=r"threshold=0\.75"):
+        night(tmp_path / "other settings", rows_from(["three"]), history, DeduplicateSettings(threshold=0.5))
 
 
 @pytest.mark.parametrize("edits", [0, 1, 2])
