@@ -29,7 +29,7 @@ def rows_of(folder: Path) -> list[Row]:
 
 def verdicts_of(folder: Path) -> pl.DataFrame:
     """The verdicts that a stage wrote."""
-    return pl.concat([pl.read_parquet(path) for path in sorted(folder.glob("verdicts*.parquet"))])
+    return pl.read_parquet(sorted(folder.glob("verdicts*.parquet")))
 
 
 def fresh(folder: Path) -> Path:
