@@ -26,8 +26,8 @@ from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import read_documents
 from tasks.split import is_heldout, read_split
-from tasks.tokenize import token_dtype, token_lists
-from tasks.tokenizer import END_OF_TEXT_ID, load_tokenizer
+from tasks.tokenize import token_lists
+from tasks.vocabulary import end_of_text_id, load_tokenizer, token_dtype
 
 MASK = "library"
 LINK = "link"
@@ -98,11 +98,11 @@ def examples(documents: Artifact, tokenizer: Artifact, settings: ExamplesSetting
             f"Only {masked.height} of {total} examples differ from each other once names are masked: "
             "lower `classes`, `pool` or `test` of the examples."
         )
-    encoder = load_tokenizer(tokenizer)
+    encoder, end = load_tokenizer(tokenizer), end_of_text_id(tokenizer)
     encoder.enable_truncation(settings.context_length - 1)
     counts: Metrics = {"classes": len(names)}
     for split in wanted:
-        table = _encoded(masked.filter(split=split), names, encoder)
+        table = _encoded(masked.filter(split=split), names, encoder, end)
         with pa.ipc.new_file(str(out / f"{split}.arrow"), table.schema) as writer:
             writer.write_table(table)
         counts[split] = table.num_rows
@@ -191,10 +191,10 @@ def _masked_texts(documents: Artifact, chosen: pl.DataFrame, names: list[str]) -
     return masked.sort("draw").unique("text", keep="first", maintain_order=True)
 
 
-def _encoded(rows: pl.DataFrame, names: list[str], encoder: Tokenizer) -> pa.Table:
+def _encoded(rows: pl.DataFrame, names: list[str], encoder: Tokenizer, end: int) -> pa.Table:
     """The examples as they are written: texts and tokens cut to what the encoder's truncation leaves."""
     encodings = encoder.encode_batch(rows["text"].to_list(), add_special_tokens=False)
-    tokens = [np.array([*encoding.ids, END_OF_TEXT_ID], dtype=token_dtype(encoder)) for encoding in encodings]
+    tokens = [np.array([*encoding.ids, end], dtype=token_dtype(encoder)) for encoding in encodings]
     ends = [encoding.offsets[-1][1] for encoding in encodings]
     return pa.table(
         {
