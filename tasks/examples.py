@@ -27,7 +27,7 @@ from tasks.core.store import Artifact
 from tasks.documents import read_documents
 from tasks.split import is_heldout, read_split
 from tasks.tokenize import token_lists
-from tasks.vocabulary import end_of_text_id, load_tokenizer, token_dtype
+from tasks.vocabulary import count_ids, end_of_text_id, load_tokenizer, token_dtype
 
 MASK = "library"
 LINK = "link"
@@ -194,12 +194,13 @@ def _masked_texts(documents: Artifact, chosen: pl.DataFrame, names: list[str]) -
 def _encoded(rows: pl.DataFrame, names: list[str], encoder: Tokenizer, end: int) -> pa.Table:
     """The examples as they are written: texts and tokens cut to what the encoder's truncation leaves."""
     encodings = encoder.encode_batch(rows["text"].to_list(), add_special_tokens=False)
-    tokens = [np.array([*encoding.ids, end], dtype=token_dtype(encoder)) for encoding in encodings]
-    ends = [encoding.offsets[-1][1] for encoding in encodings]
+    dtype = token_dtype(count_ids(encoder))
+    tokens = [np.array([*encoding.ids, end], dtype=dtype) for encoding in encodings]
+    cuts = [encoding.offsets[-1][1] for encoding in encodings]
     return pa.table(
         {
             "doc_id": rows["doc_id"].to_arrow().cast(pa.string()),
-            "text": pa.array([text[:end] for text, end in zip(rows["text"], ends, strict=True)], pa.string()),
+            "text": pa.array([text[:cut] for text, cut in zip(rows["text"], cuts, strict=True)], pa.string()),
             "label": pa.array([names.index(source) for source in rows["source"]], pa.int32()),
             "tokens": token_lists(np.concatenate(tokens), np.array([len(ids) for ids in tokens])),
         }

@@ -23,9 +23,8 @@ from tasks.core.batches import Batches, Facts
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import SCHEMA, document_files
-from tasks.encode import Encoder, encoder, fault_of, slices
+from tasks.encode import as_arrow, encoder, fault_of, slices
 from tasks.split import is_heldout, read_split
-from tasks.vocabulary import count_ids
 
 SPLITS = ("train", "heldout")
 COUNTS = ("documents", "bytes", "tokens")
@@ -81,7 +80,7 @@ def token_lists(tokens: NDArray[np.unsignedinteger], lengths: NDArray[np.int64])
     """An Arrow list column over the tokens (shape [tokens]) without copying them."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))
+    return pa.ListArray.from_arrays(as_arrow(offsets), as_arrow(tokens))
 
 
 def _encode_file(
@@ -89,12 +88,11 @@ def _encode_file(
 ) -> Facts:
     """Write one file's train.arrow and heldout.arrow, or say which of its documents the engine encodes differently."""
     encode = encoder(tokenizer, engine)
-    documents = pq.read_table(path, schema=SCHEMA, use_threads=False) if path else SCHEMA.empty_table()
-    if checked and documents.num_rows:
-        texts = documents["text"].combine_chunks()
+    ids, texts, sources = _read(path) if path else (pa.array([], field.type) for field in SCHEMA)
+    if checked and len(texts):
         different = encode.first_difference(texts, checked)
         if different is not None:
-            return {"differs": documents["doc_id"][different].as_py()}
+            return {"differs": ids[different].as_py()}
     schema = pa.schema(
         [
             ("doc_id", pa.string()),
@@ -103,18 +101,17 @@ def _encode_file(
             ("tokens", pa.list_(pa.from_numpy_dtype(encode.dtype))),
         ]
     )
-    facts: Facts = {"vocabulary": count_ids(encode.reference)}
+    facts: Facts = {"vocabulary": encode.vocabulary}
     facts |= {split: dict.fromkeys(COUNTS, 0) for split in SPLITS}
     writers = {split: pa.ipc.new_file(str(folder / f"{split}.arrow"), schema) for split in SPLITS}
-    held = pa.array(is_heldout(pl.Series(documents["doc_id"]), heldout).to_numpy())
-    start = 0
-    for part in slices(documents):
-        rows = _encoded(part, encode, schema)
-        mask = held.slice(start, part.num_rows)
-        start += part.num_rows
-        for split, chosen in zip(SPLITS, (pc.invert(mask), mask), strict=True):
-            side = rows.filter(chosen)
-            if side.num_rows:
+    held = is_heldout(pl.Series(ids), heldout).to_arrow()
+    for part in slices(texts):
+        lists = token_lists(*encode(texts[part]))
+        sizes = pc.binary_length(texts[part]).cast(pa.int32())
+        rows = pa.RecordBatch.from_arrays([ids[part], sources[part], sizes, lists], schema=schema)
+        for split, chosen in zip(SPLITS, (pc.invert(held[part]), held[part]), strict=True):
+            if chosen.true_count:
+                side = rows if chosen.true_count == len(chosen) else rows.filter(chosen)
                 writers[split].write_batch(side)
                 facts[split]["documents"] += side.num_rows
                 facts[split]["bytes"] += pc.sum(side["bytes"]).as_py()
@@ -124,8 +121,9 @@ def _encode_file(
     return facts
 
 
-def _encoded(documents: pa.Table, encode: Encoder, schema: pa.Schema) -> pa.RecordBatch:
-    texts = documents["text"].combine_chunks()
-    lists = token_lists(*encode(texts))
-    ids, sources = (documents[name].combine_chunks() for name in ("doc_id", "source"))
-    return pa.RecordBatch.from_arrays([ids, sources, pc.binary_length(texts).cast(pa.int32()), lists], schema=schema)
+def _read(path: Path) -> tuple[pa.StringArray, pa.LargeStringArray, pa.StringArray]:
+    """The columns of `SCHEMA`, each in one piece."""
+    with pq.ParquetFile(path, memory_map=True) as file:
+        table = file.read(SCHEMA.names, use_threads=False).cast(SCHEMA)
+    ids, texts, sources = (column.combine_chunks() for column in table.columns)
+    return ids, texts, sources

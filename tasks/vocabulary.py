@@ -53,9 +53,9 @@ def count_ids(encoder: Tokenizer) -> int:
     return 1 + max(encoder.get_vocab().values())
 
 
-def token_dtype(encoder: Tokenizer) -> type[np.unsignedinteger]:
-    """The smallest type that holds every id: uint16 up to 65,536 tokens, else uint32."""
-    return np.uint16 if count_ids(encoder) <= 1 << 16 else np.uint32
+def token_dtype(ids: int) -> type[np.unsignedinteger]:
+    """The smallest type that holds this many ids: uint16 up to 65,536, else uint32."""
+    return np.uint16 if ids <= 1 << 16 else np.uint32
 
 
 def _special_id(tokenizer: Artifact, role: str) -> int:
