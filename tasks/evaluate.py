@@ -23,7 +23,7 @@ from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.snapshot import Snapshot, shards_of
-from tasks.tokenizer import END_OF_TEXT_ID, load_tokenizer
+from tasks.vocabulary import end_of_text_id, load_tokenizer
 
 if TYPE_CHECKING:
     from models.transformer import Transformer
@@ -65,9 +65,10 @@ def evaluate(
     if not sequences:
         raise UserError("There is nothing to evaluate on: hold out a larger share of documents.")
     trained = load_model(model.path).to(device())
-    before = _judge(fresh(trained.config, settings.seed).to(device()), sequences, chosen, settings.seed)
+    end = end_of_text_id(tokenizer)
+    before = _judge(fresh(trained.config, settings.seed).to(device()), sequences, chosen, end, settings.seed)
     log.progress(1, 2, "models")
-    after = _judge(trained, sequences, chosen, settings.seed)
+    after = _judge(trained, sequences, chosen, end, settings.seed)
     log.progress(2, 2, "models")
     samples = _samples(trained, tokenizer, settings)
     _write_json(out / "evaluation.json", {"before": before, "after": after})
@@ -100,10 +101,12 @@ def _choose_documents(
     return frame, [np.asarray(row.values.to_numpy(), dtype=np.int64) for row in table["tokens"]]
 
 
-def _judge(model: Transformer, sequences: list[NDArray[np.int64]], chosen: pl.DataFrame, seed: int) -> dict[str, Any]:
+def _judge(
+    model: Transformer, sequences: list[NDArray[np.int64]], chosen: pl.DataFrame, end: int, seed: int
+) -> dict[str, Any]:
     from models.score import document_bits
 
-    bits = document_bits(model, sequences, first=END_OF_TEXT_ID)
+    bits = document_bits(model, sequences, first=end)
     sizes = chosen["bytes"].to_numpy().astype(np.float64)
     sources = chosen["source"].to_numpy()
     return {
@@ -137,13 +140,11 @@ def _interval(bits: NDArray[np.float64], sizes: NDArray[np.float64], seed: int) 
 def _samples(model: Transformer, tokenizer: Artifact, settings: EvaluateSettings) -> list[dict[str, str]]:
     from models.generate import continue_tokens
 
-    encoder = load_tokenizer(tokenizer)
+    encoder, end = load_tokenizer(tokenizer), end_of_text_id(tokenizer)
     samples = []
     for number, prompt in enumerate(settings.prompts):
-        start = [END_OF_TEXT_ID, *encoder.encode(prompt).ids]
-        drawn = continue_tokens(
-            model, start, end_token=END_OF_TEXT_ID, count=settings.sample_tokens, seed=settings.seed + number
-        )
+        start = [end, *encoder.encode(prompt, add_special_tokens=False).ids]
+        drawn = continue_tokens(model, start, end_token=end, count=settings.sample_tokens, seed=settings.seed + number)
         samples.append({"prompt": prompt, "text": encoder.decode(drawn)})
     return samples
 

@@ -26,8 +26,8 @@ from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.snapshot import Snapshot, read_snapshot
 from tasks.split import is_heldout, read_split
-from tasks.tokenize import token_dtype, token_lists
-from tasks.tokenizer import END_OF_TEXT_ID, load_tokenizer
+from tasks.tokenize import token_lists
+from tasks.vocabulary import count_ids, end_of_text_id, load_tokenizer, token_dtype
 
 MASK = "library"
 LINK = "link"
@@ -98,11 +98,11 @@ def examples(documents: Snapshot, tokenizer: Artifact, settings: ExamplesSetting
             f"Only {masked.height} of {total} examples differ from each other once names are masked: "
             "lower `classes`, `pool` or `test` of the examples."
         )
-    encoder = load_tokenizer(tokenizer)
+    encoder, end = load_tokenizer(tokenizer), end_of_text_id(tokenizer)
     encoder.enable_truncation(settings.context_length - 1)
     counts: Metrics = {"classes": len(names)}
     for split in wanted:
-        table = _encoded(masked.filter(split=split), names, encoder)
+        table = _encoded(masked.filter(split=split), names, encoder, end)
         with pa.ipc.new_file(str(out / f"{split}.arrow"), table.schema) as writer:
             writer.write_table(table)
         counts[split] = table.num_rows
@@ -191,15 +191,16 @@ def _masked_texts(documents: Snapshot, chosen: pl.DataFrame, names: list[str]) -
     return masked.sort("draw").unique("text", keep="first", maintain_order=True)
 
 
-def _encoded(rows: pl.DataFrame, names: list[str], encoder: Tokenizer) -> pa.Table:
+def _encoded(rows: pl.DataFrame, names: list[str], encoder: Tokenizer, end: int) -> pa.Table:
     """The examples as they are written: texts and tokens cut to what the encoder's truncation leaves."""
     encodings = encoder.encode_batch(rows["text"].to_list(), add_special_tokens=False)
-    tokens = [np.array([*encoding.ids, END_OF_TEXT_ID], dtype=token_dtype(encoder)) for encoding in encodings]
-    ends = [encoding.offsets[-1][1] for encoding in encodings]
+    dtype = token_dtype(count_ids(encoder))
+    tokens = [np.array([*encoding.ids, end], dtype=dtype) for encoding in encodings]
+    cuts = [encoding.offsets[-1][1] for encoding in encodings]
     return pa.table(
         {
             "doc_id": rows["doc_id"].to_arrow().cast(pa.string()),
-            "text": pa.array([text[:end] for text, end in zip(rows["text"], ends, strict=True)], pa.string()),
+            "text": pa.array([text[:cut] for text, cut in zip(rows["text"], cuts, strict=True)], pa.string()),
             "label": pa.array([names.index(source) for source in rows["source"]], pa.int32()),
             "tokens": token_lists(np.concatenate(tokens), np.array([len(ids) for ids in tokens])),
         }

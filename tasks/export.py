@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.tokenizer import END_OF_TEXT_ID, PADDING_ID
+from tasks.vocabulary import end_of_text_id, padding_id
 
 
 @stage(version=1, libraries=("safetensors",), modules=("models.hub", "models.checkpoint"))
@@ -17,7 +17,7 @@ def export(model: Artifact, tokenizer: Artifact, out: Path, log: StageLog) -> Me
     from models.hub import save_hub_model
 
     trained = load_model(model.path)
-    save_hub_model(out, trained, end_token=END_OF_TEXT_ID, pad_token=PADDING_ID)
+    save_hub_model(out, trained, end_token=end_of_text_id(tokenizer), pad_token=padding_id(tokenizer))
     for path in sorted(tokenizer.path.glob("*token*.json")):
         shutil.copyfile(path, out / path.name)
     weights = sum(parameter.numel() for parameter in trained.parameters())

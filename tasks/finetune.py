@@ -22,7 +22,7 @@ from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.split import choose_labels
 from tasks.supervise import supervise
-from tasks.tokenizer import load_tokenizer
+from tasks.vocabulary import count_ids, load_tokenizer
 
 
 class FinetuneSettings(BaseModel):
@@ -76,7 +76,7 @@ def finetune(
     the training process fails (see tasks/supervise.py).
     """
     base = ModelConfig.model_validate_json((pretrained.path / "config.json").read_bytes())
-    words = load_tokenizer(tokenizer).get_vocab_size()
+    words = count_ids(load_tokenizer(tokenizer))
     if words > base.vocabulary:
         raise UserError(
             f"The tokenizer {tokenizer.digest[:12]} has {words} tokens and the model {pretrained.digest[:12]} only "

@@ -13,7 +13,7 @@ from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.snapshot import Snapshot, shards_of, snapshot_digest
 from tasks.supervise import supervise
-from tasks.tokenizer import load_tokenizer
+from tasks.vocabulary import count_ids, load_tokenizer
 
 
 class PretrainSettings(BaseModel):
@@ -113,8 +113,8 @@ def shape(settings: PretrainSettings, vocabulary: int) -> ModelConfig:
 
 
 def vocabulary_size(tokenizer: Artifact) -> int:
-    """Rows that the embedding needs: one for each token, rounded up to a multiple of 64 for the matrix units."""
-    return -(-load_tokenizer(tokenizer).get_vocab_size() // 64) * 64
+    """Rows that the embedding needs: one for each id, rounded up to a multiple of 64 for the matrix units."""
+    return -(-count_ids(load_tokenizer(tokenizer)) // 64) * 64
 
 
 def weights_in(model: ModelConfig) -> int:

@@ -1,97 +1,111 @@
-"""Trains the byte-level BPE tokenizer on an even sample of the documents.
+"""Makes the tokenizer: trains one on an even sample of the documents, or adopts one that was made elsewhere.
 
-Byte-level, so that any text has tokens and decodes to itself. The words that merges may not cross are cut by Qwen's
-pattern (digits one by one, letters with one leading character), because the model exports as a Qwen3. A sample is
-enough: 16 of 61 MB of docstrings need 0.07 % more tokens for unseen text than all 61 MB do, for a third of the time.
+Byte-level BPE unless the recipe says otherwise, so that any text has tokens and decodes to itself; its words are cut
+by Qwen's pattern (digits one by one, letters with one leading character), because the model exports as a Qwen3. A
+sample is enough: 16 of 61 MB of docstrings need 0.07 % more tokens for unseen text than all 61 MB do, for a third of
+the time.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
-from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+from tokenizers import Tokenizer
 
+from tasks.adopt import adopt, fingerprints
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import read_documents
+from tasks.pieces import SPECIALS, Kind, learn
 from tasks.split import is_heldout, write_split
-
-END_OF_TEXT, END_OF_TEXT_ID = "<|endoftext|>", 0
-PADDING, PADDING_ID = "<|pad|>", 1
-
-WORD_PATTERN = (  # Qwen2's and Qwen3's tokenizer.json
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+from tasks.vocabulary import CONFIG_FILE, TOKENIZER_FILE
 
 
 class TokenizerSettings(BaseModel):
-    """What the tokenizer learns from, and how much."""
+    """What the tokenizer learns from, and how much; or where a finished one lies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    vocabulary: int = Field(default=8192, ge=258)
-    """Tokens, including 256 bytes and 2 special ones. Up to 65,536 a token takes 2 bytes in the shards."""
+    kind: Kind = "bpe"
+    """What is trained: `bpe`; `wordpiece` and `unigram` bring the mask token that masked models need."""
+    vocabulary: int = Field(default=8192, ge=270)
+    """Tokens, including 256 bytes and the special ones. Up to 65,536 a token takes 2 bytes in the shards."""
     sample_megabytes: float = Field(default=16, gt=0)
     """Text to learn from, in millions of bytes: every k-th document for the k that comes out at this much."""
     heldout: float = Field(default=0.1, ge=0, lt=1)
     """Share of documents, chosen by their ids, that neither the tokenizer nor any model trained with it may see."""
+    path: Path | None = None
+    """A tokenizer.json, or a folder with one, to adopt instead of training (a model's folder from the hub)."""
+    end_of_text: str | None = None
+    """The adopted tokenizer's token that ends a document, where its files do not name one."""
+
+    @model_validator(mode="after")
+    def _trained_or_adopted(self) -> Self:
+        trained = self.model_fields_set & {"kind", "vocabulary", "sample_megabytes"}
+        if self.path is not None and trained:
+            raise ValueError(f"an adopted tokenizer is not trained: remove {' and '.join(sorted(trained))}, or path")
+        if self.path is None and self.end_of_text is not None:
+            raise ValueError("end_of_text is for an adopted tokenizer: remove it, or give a path")
+        return self
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def adopted(self) -> dict[str, str]:
+        """BLAKE3 of each adopted file, so that a changed tokenizer under the same path is another request.
+
+        Raises UserError if there is no tokenizer at the path.
+        """
+        return {} if self.path is None else fingerprints(self.path)
 
 
-@stage(version=1, libraries=("tokenizers",))
+@stage(version=2, libraries=("tokenizers",))
 def tokenizer(documents: Artifact, settings: TokenizerSettings, out: Path, log: StageLog) -> Metrics:
     """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` loads, and split.json.
 
-    Training is deterministic: ties between merges are broken by ids, for any number of threads.
+    Training is deterministic for any number of threads. No kind puts special tokens around a text by itself: a model
+    sees documents one after the other, each ending in end-of-text.
+
+    Raises UserError if the tokenizer to adopt cannot be read or has nothing that ends a document.
     """
     sample_bytes = 0
-
-    def sample() -> Iterator[list[str]]:
-        nonlocal sample_bytes
-        for texts in _sample(documents, settings):
-            sample_bytes += int(texts.str.len_bytes().sum())
-            yield texts.to_list()
-
-    trained = Tokenizer(BPE())
-    trained.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trained.decoder = decoders.ByteLevel()
-    trainer = BpeTrainer(
-        vocab_size=settings.vocabulary,
-        special_tokens=[END_OF_TEXT, PADDING],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    trained.train_from_iterator(sample(), trainer)
-    trained.save(str(out / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "pad_token": PADDING,
-        "clean_up_tokenization_spaces": False,
-        "add_prefix_space": False,
-    }
+    if settings.path is not None:
+        made, config = adopt(settings.path, settings.end_of_text)
+        log.info(f"{made.get_vocab_size():,} tokens adopted; {config['eos_token']} ends a document")
+    else:
+        sample = list(_sample(documents, settings))
+        sample_bytes = sum(int(texts.str.len_bytes().sum()) for texts in sample)
+        made = learn(settings.kind, settings.vocabulary, lambda: (texts.to_list() for texts in sample))
+        specials = SPECIALS[settings.kind]
+        config = {"bos_token": specials["eos_token"], **specials, "clean_up_tokenization_spaces": False}
+        log.info(f"{made.get_vocab_size():,} tokens learnt from {sample_bytes / 1e6:.1f} MB")
+    made.save(str(out / TOKENIZER_FILE))
+    _write_config(out, made, config)
     write_split(out, settings.heldout)
-    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    log.info(f"{trained.get_vocab_size():,} tokens learnt from {sample_bytes / 1e6:.1f} MB")
-    return {"vocabulary": trained.get_vocab_size(), "sample_bytes": sample_bytes}
+    return {"vocabulary": made.get_vocab_size(), "sample_bytes": sample_bytes}
 
 
-def load_tokenizer(tokenizer: Artifact) -> Tokenizer:
-    """The tokenizer of an artifact, without the weight of transformers.
-
-    It encodes special tokens that are spelled out in a text as ordinary text: no document can end itself.
-    """
-    loaded = Tokenizer.from_file(str(tokenizer.path / "tokenizer.json"))
-    loaded.encode_special_tokens = True
-    return loaded
+def _write_config(out: Path, made: Tokenizer, config: dict[str, Any]) -> None:
+    """Of the class that takes tokenizer.json as it stands: others build their own pipeline around its vocabulary."""
+    content = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_prefix_space": False,
+        "added_tokens_decoder": {
+            str(number): {
+                "content": token.content,
+                "lstrip": token.lstrip,
+                "normalized": token.normalized,
+                "rstrip": token.rstrip,
+                "single_word": token.single_word,
+                "special": token.special,
+            }
+            for number, token in sorted(made.get_added_tokens_decoder().items())
+        },
+        **config,
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    (out / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
 def _sample(documents: Artifact, settings: TokenizerSettings) -> Iterator[pl.Series]:

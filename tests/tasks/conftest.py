@@ -36,8 +36,10 @@ class Small:
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """Docstrings of the standard library, tokenized; the labelled task is which module they come from."""
+    from tasks.core.batches import Batches
     from tasks.tokenize import TokenizeSettings, tokenize
-    from tasks.tokenizer import TokenizerSettings, load_tokenizer, tokenizer
+    from tasks.tokenizer import TokenizerSettings, tokenizer
+    from tasks.vocabulary import load_tokenizer
     from tests.models.shards import write_examples
 
     root = tmp_path_factory.mktemp("small")
@@ -59,7 +61,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     documents = Artifact.of("deduplicate", folders["documents"])
     tokenizer(documents, TokenizerSettings(vocabulary=400, heldout=0.2), folders["tokenizer"], StageLog())
     words = Artifact.of("tokenizer", folders["tokenizer"])
-    tokenize(documents, words, TokenizeSettings(), folders["tokens"], StageLog())
+    tokenize(documents, words, TokenizeSettings(), folders["tokens"], StageLog(), Batches(root / "batches"))
     encoder = load_tokenizer(words)
     for split, part in (("train", frame[::2]), ("test", frame[1::2])):
         sequences = [encoding.ids[:40] for encoding in encoder.encode_batch(part["text"].to_list())]

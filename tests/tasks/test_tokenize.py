@@ -4,13 +4,18 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tasks.core.batches import Batches
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
+from tasks.documents import SCHEMA
+from tasks.pieces import END_OF_TEXT
 from tasks.split import is_heldout
 from tasks.tokenize import TokenizeSettings, tokenize
-from tasks.tokenizer import END_OF_TEXT, TokenizerSettings, load_tokenizer, tokenizer
+from tasks.tokenizer import TokenizerSettings, tokenizer
+from tasks.vocabulary import load_tokenizer
 from tests.corpora import Row, corpus_of, fresh
 
 ROWS: list[Row] = [
@@ -21,24 +26,42 @@ ROWS: list[Row] = [
     )
     for index in range(120)
 ]
+COLUMNS = pa.schema(
+    [("doc_id", pa.string()), ("source", pa.string()), ("bytes", pa.int32()), ("tokens", pa.list_(pa.uint16()))]
+)
+
+
+class Said(StageLog):
+    """Keeps what a stage said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, message: str) -> None:
+        self.lines.append(message)
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
-    """Documents, and a tokenizer that was not shown a quarter of them."""
+    """Documents in many small files, and a tokenizer that was not shown a quarter of them."""
     folder = tmp_path_factory.mktemp("corpus")
     documents = corpus_of(folder / "in", ROWS)
     tokenizer(documents, TokenizerSettings(vocabulary=300, heldout=0.25), fresh(folder / "tokenizer"), StageLog())
     return documents, Artifact.of("tokenizer", folder / "tokenizer")
 
 
-def run(corpus: tuple[Artifact, Artifact], out: Path, shard_tokens: int = 1 << 26) -> Metrics:
-    return tokenize(*corpus, TokenizeSettings(shard_tokens=shard_tokens), fresh(out), StageLog())
+def run(corpus: tuple[Artifact, Artifact], out: Path, log: StageLog | None = None) -> Metrics:
+    batches = Batches(out.with_name(f"{out.name}-batches"))
+    return tokenize(*corpus, TokenizeSettings(), fresh(out), log or StageLog(), batches)
 
 
 def read(path: Path) -> pa.Table:
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).read_all()
+
+
+def read_split(folder: Path, split: str) -> pa.Table:
+    return pa.concat_tables(read(shard) for shard in sorted(folder.glob(f"{split}-*.arrow")))
 
 
 def test_shards_hold_every_document_once_in_order_on_its_side_of_the_split(
@@ -47,45 +70,66 @@ def test_shards_hold_every_document_once_in_order_on_its_side_of_the_split(
     metrics = run(corpus, tmp_path / "out")
     held = is_heldout(pl.Series([row[0] for row in ROWS]), 0.25).to_list()
     encoder = load_tokenizer(corpus[1])
+    assert metrics["engine_gigatoken"] == 1
     for split, side in (("train", False), ("heldout", True)):
         expected = [row for row, heldout in zip(ROWS, held, strict=True) if heldout == side]
-        table = read(tmp_path / "out" / f"{split}-00000.arrow")
-        assert table.schema == pa.schema(
-            [("doc_id", pa.string()), ("source", pa.string()), ("bytes", pa.int32()), ("tokens", pa.list_(pa.uint16()))]
-        )
+        table = read_split(tmp_path / "out", split)
+        assert table.schema == COLUMNS
         assert table["doc_id"].to_pylist() == [row[0] for row in expected]
         assert table["source"].to_pylist() == [row[2] for row in expected]
         assert table["bytes"].to_pylist() == [len(row[1].encode()) for row in expected]
         tokens = table["tokens"].to_pylist()
         assert all(ids[-1] == 0 and 0 not in ids[:-1] for ids in tokens)
+        assert [ids[:-1] for ids in tokens] == [encoder.encode(row[1]).ids for row in expected]
         assert [encoder.decode(ids[:-1]) for ids in tokens] == [row[1] for row in expected]
         assert metrics[f"{split}_documents"] == len(expected)
         assert metrics[f"{split}_tokens"] == sum(map(len, tokens))
         assert metrics[f"{split}_bytes"] == sum(len(row[1].encode()) for row in expected)
 
 
-def test_shards_are_cut_by_tokens_and_together_say_the_same(corpus: tuple[Artifact, Artifact], tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(corpus, whole)
-    metrics = run(corpus, parts, shard_tokens=500)
-    shards = sorted(parts.glob("train-*.arrow"))
-    assert len(shards) == metrics["train_shards"] > 2
-    tables = [read(shard) for shard in shards]
-    assert all(sum(map(len, table["tokens"].to_pylist())) >= 500 for table in tables[:-1])
-    assert pa.concat_tables(tables).equals(read(whole / "train-00000.arrow"))
+def test_a_file_of_documents_becomes_a_shard_of_each_split_with_its_number(
+    corpus: tuple[Artifact, Artifact], tmp_path: Path
+) -> None:
+    metrics = run(corpus, tmp_path / "out")
+    files = sorted(corpus[0].path.glob("documents-*.parquet"))
+    held = dict(zip((row[0] for row in ROWS), is_heldout(pl.Series([row[0] for row in ROWS]), 0.25), strict=True))
+    assert len(files) == metrics["train_shards"] == metrics["heldout_shards"] > 2
+    for file in files:
+        ids = pl.read_parquet(file)["doc_id"].to_list()
+        number = file.stem.removeprefix("documents-")
+        for split, side in (("train", False), ("heldout", True)):
+            shard = read(tmp_path / "out" / f"{split}-{number}.arrow")
+            assert shard["doc_id"].to_pylist() == [doc_id for doc_id in ids if held[doc_id] == side]
 
 
-def test_a_split_without_documents_has_an_empty_shard(tmp_path: Path) -> None:
-    documents = corpus_of(tmp_path / "in", [("a", "words", "s")])
-    tokenizer(documents, TokenizerSettings(vocabulary=300, heldout=0), fresh(tmp_path / "tokenizer"), StageLog())
+@pytest.mark.parametrize("rows", [[], [("a", "words", "s")], [("a", "", "s")]])
+def test_a_split_without_documents_has_an_empty_shard(tmp_path: Path, rows: list[Row]) -> None:
+    words = corpus_of(tmp_path / "words", [("a", "words", "s")])
+    tokenizer(words, TokenizerSettings(vocabulary=300, heldout=0), fresh(tmp_path / "tokenizer"), StageLog())
+    documents = corpus_of(tmp_path / "in", rows)
     metrics = run((documents, Artifact.of("tokenizer", tmp_path / "tokenizer")), tmp_path / "out")
-    assert metrics["heldout_documents"] == 0
+    assert (metrics["train_documents"], metrics["heldout_documents"]) == (len(rows), 0)
+    assert read(tmp_path / "out" / "train-00000.arrow").num_rows == len(rows)
     assert read(tmp_path / "out" / "heldout-00000.arrow").num_rows == 0
 
 
-def test_the_same_documents_give_the_same_bytes(corpus: tuple[Artifact, Artifact], tmp_path: Path) -> None:
+def test_a_file_in_which_no_document_is_left_keeps_its_number(
+    corpus: tuple[Artifact, Artifact], tmp_path: Path
+) -> None:
+    folder = fresh(tmp_path / "in")
+    pq.write_table(SCHEMA.empty_table(), folder / "documents-00000.parquet")
+    rows = pa.table({"doc_id": ["a"], "text": ["words"], "source": ["s"]}).cast(SCHEMA)
+    pq.write_table(rows, folder / "documents-00001.parquet")
+    run((Artifact.of("corpus", folder), corpus[1]), tmp_path / "out")
+    assert [read_split(tmp_path / "out", split).num_rows for split in ("train", "heldout")] == [1, 0]
+    assert read(tmp_path / "out" / "train-00001.arrow")["doc_id"].to_pylist() == ["a"]
+
+
+def test_the_same_documents_give_the_same_bytes_from_one_slice_as_from_many_threads(
+    corpus: tuple[Artifact, Artifact], tmp_path: Path
+) -> None:
     for name in ("one", "two"):
-        run(corpus, tmp_path / name, shard_tokens=700)
+        run(corpus, tmp_path / name)
     assert Artifact.of("x", tmp_path / "one").digest == Artifact.of("x", tmp_path / "two").digest
 
 
@@ -93,6 +137,8 @@ def test_datasets_reads_the_shards(corpus: tuple[Artifact, Artifact], tmp_path: 
     import datasets
 
     run(corpus, tmp_path / "out")
-    shard = tmp_path / "out" / "heldout-00000.arrow"
-    loaded = datasets.load_dataset("arrow", data_files=str(shard), split="train", cache_dir=str(tmp_path / "cache"))
-    assert loaded["tokens"][:] == read(shard)["tokens"].to_pylist()
+    shards = [str(shard) for shard in sorted((tmp_path / "out").glob("heldout-*.arrow"))]
+    loaded = datasets.load_dataset("arrow", data_files=shards, split="train", cache_dir=str(tmp_path / "cache"))
+    expected = read_split(tmp_path / "out", "heldout")
+    assert loaded["tokens"][:] == expected["tokens"].to_pylist()
+    assert loaded["doc_id"][:] == expected["doc_id"].to_pylist()

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
+from tasks.pieces import END_OF_TEXT, PADDING
 from tasks.split import is_heldout, read_split
-from tasks.tokenizer import END_OF_TEXT, PADDING, TokenizerSettings, load_tokenizer, tokenizer
+from tasks.tokenizer import TokenizerSettings, tokenizer
+from tasks.vocabulary import load_tokenizer
 from tests.corpora import corpus_of, fresh
 
 ROWS = [(f"d{i}", f"Document {i} says the same thing {i * 7} times, naïvely.\n" * 4, "s") for i in range(60)]
