@@ -58,7 +58,7 @@ class Engine(BaseModel):
                 f"install it with `uv sync --extra {self.kind}`"
             )
         if self.kind == "dask":
-            from prefect_dask import DaskTaskRunner
+            from prefect_dask.task_runners import DaskTaskRunner
 
             if self.address:
                 return DaskTaskRunner(address=self.address)
@@ -66,7 +66,7 @@ class Engine(BaseModel):
                 cluster_kwargs={"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
             )
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        from prefect_ray import RayTaskRunner
+        from prefect_ray.task_runners import RayTaskRunner
 
         if self.address:
             return RayTaskRunner(address=self.address)

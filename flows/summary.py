@@ -82,9 +82,8 @@ def figures(found: dict[str, Artifact]) -> Iterable[tuple[str, str, str]]:
     """Rows of label, figure and remark, from the metrics that the stages returned."""
     metrics = {node: artifact.metrics for node, artifact in found.items()}
     if "ingest" not in metrics:  # images and interactions: what their stage counted
-        yield from (
-            (name.replace("_", " "), f"{count:,}", "") for counts in metrics.values() for name, count in counts.items()
-        )
+        for counts in metrics.values():
+            yield from ((name.replace("_", " "), f"{count:,}", "") for name, count in counts.items())
         return
     ingest, whole, evaluation = metrics["ingest"], metrics["report"], metrics["evaluate"]
     judges = [node for node in ("filter", "deduplicate", "decontaminate") if node in metrics]
@@ -93,11 +92,13 @@ def figures(found: dict[str, Artifact]) -> Iterable[tuple[str, str, str]]:
         f"{ingest['documents']:,}",
         f"{ingest['bytes'] / 1e6:,.1f} MB, {ingest['rejects']:,} unreadable",
     )
-    for node in judges:
-        dropped = {name.removeprefix("dropped_"): n for name, n in metrics[node].items() if name.startswith("dropped_")}
+    for judge in judges:
+        dropped = {
+            name.removeprefix("dropped_"): n for name, n in metrics[judge].items() if name.startswith("dropped_")
+        }
         by_reason = sorted(dropped.items(), key=lambda item: -item[1])
         note = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in by_reason if count)
-        yield f"dropped by {node}", f"{sum(dropped.values()):,}", note
+        yield f"dropped by {judge}", f"{sum(dropped.values()):,}", note
     yield "documents kept", f"{metrics[judges[-1]]['kept']:,}", ""
     if whole["partitions"] > 1:
         yield "corpus", f"{whole['documents']:,}", f"documents of {whole['partitions']:,} nights"

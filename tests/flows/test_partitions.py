@@ -1,0 +1,180 @@
+"""Nights that build on each other: each reads what is new, and together they are what one pass over everything is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from flows.partitions import find_partitions
+from flows.recipe import load_recipe
+from tasks.core.errors import StageError, UserError
+from tasks.core.run import Outcome
+from tasks.core.store import Artifact, Store
+from tests.plain import run_corpus
+from tests.prose import write_prose
+
+DATA_STAGES = ["ingest", "filter", "deduplicate", "tokenizer", "tokenize"]
+
+
+class Corpus:
+    """A recipe over a folder to which every night may add files."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.home, self.texts, self.recipe = folder / "home", folder / "texts", folder / "recipe.yaml"
+        self.texts.mkdir()
+        self.settings: dict[str, Any] = {
+            "name": "nights",
+            "ingest": {"sources": [{"kind": "files", "name": "prose", "paths": [str(self.texts)]}]},
+            "tokenizer": {"vocabulary": 400, "sample_megabytes": 0.1, "heldout": 0.2},
+        }
+        self.write()
+        monkeypatch.setenv("NIGHTSCHOOL_HOME", str(self.home))
+
+    def write(self) -> None:
+        self.recipe.write_text(yaml.safe_dump(self.settings))
+
+    def add(self, *names: str) -> None:
+        for name in names:
+            (self.texts / f"{name}.jsonl").write_bytes((PROSE / f"{NAMES.index(name)}.jsonl").read_bytes())
+
+    def night(self) -> list[Outcome]:
+        return run_corpus(self.recipe, self.home)
+
+    def artifact(self, outcome: Outcome) -> Artifact:
+        path = self.home / "artifacts" / outcome.stage / outcome.digest
+        return Artifact(outcome.stage, outcome.digest, path)
+
+
+NAMES = ["a", "b", "c", "d"]
+PROSE: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prose(tmp_path_factory: pytest.TempPathFactory) -> None:
+    global PROSE
+    PROSE = tmp_path_factory.mktemp("prose")
+    write_prose(PROSE, files=4, documents=200, seed=7)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
+    return Corpus(tmp_path, monkeypatch)
+
+
+def told(outcomes: list[Outcome]) -> dict[str, str]:
+    return {outcome.node: outcome.action for outcome in outcomes}
+
+
+def documents(artifact: Artifact) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(path) for path in sorted(artifact.path.glob("documents-*.parquet"))])
+
+
+def kept(home: Path, outcomes: list[list[Outcome]]) -> list[tuple[str, str]]:
+    """(doc_id, text) of what deduplication kept, over all nights."""
+    rows = []
+    for night in outcomes:
+        (outcome,) = [outcome for outcome in night if outcome.node == "deduplicate"]
+        rows += documents(Artifact("deduplicate", "", home / "artifacts" / "deduplicate" / outcome.digest)).rows()
+    return [(doc_id, text) for doc_id, text, _ in rows]
+
+
+def test_a_night_reads_only_what_is_new_and_tells_only_of_that(corpus: Corpus) -> None:
+    corpus.add("a", "b")
+    assert told(corpus.night()) == dict.fromkeys(DATA_STAGES, "ran")
+    corpus.add("c")
+    second = corpus.night()
+    assert told(second) == {**dict.fromkeys(DATA_STAGES, "ran"), "tokenizer": "reused"}
+    assert set(documents(corpus.artifact(second[0]))["doc_id"].str.extract(r"(\w+)\.jsonl")) == {"c"}
+    assert told(corpus.night()) == dict.fromkeys(DATA_STAGES, "reused")
+
+
+def test_nights_keep_what_one_pass_over_everything_keeps(corpus: Corpus, tmp_path: Path) -> None:
+    nights = []
+    for names in (["a"], ["b", "c"], ["d"]):
+        corpus.add(*names)
+        nights.append(corpus.night())
+    one_pass = run_corpus(corpus.recipe, tmp_path / "another-home")
+    assert kept(corpus.home, nights) == kept(tmp_path / "another-home", [one_pass])
+    drops = pl.read_parquet(
+        [path for night in nights[1:] for path in corpus.artifact(night[2]).path.glob("verdicts-*.parquet")]
+    ).filter(verdict="dropped")
+    assert set(drops["night"]) == {0, 1, 2}
+
+
+def test_a_changed_file_is_read_again_and_what_it_repeats_is_dropped(corpus: Corpus) -> None:
+    corpus.add("a")
+    first = corpus.night()
+    file = corpus.texts / "a.jsonl"
+    added = json.dumps({"text": " ".join(f"word{number} the and of to" for number in range(40))})
+    file.write_text(file.read_text() + added + "\n")
+    second = corpus.night()
+    again, new = documents(corpus.artifact(first[0])), documents(corpus.artifact(second[0]))
+    assert new.height == again.height + 1
+    assert not set(new["doc_id"]) & set(again["doc_id"])
+    assert corpus.artifact(second[2]).metrics["kept"] <= 1
+
+
+def test_a_changed_setting_works_through_every_night_again(corpus: Corpus) -> None:
+    for name in ("a", "b"):
+        corpus.add(name)
+        corpus.night()
+    corpus.settings["deduplicate"] = {"threshold": 0.95}
+    corpus.write()
+    assert [node for node, action in told(corpus.night()).items() if action == "ran"][:2] == [
+        "deduplicate-0",
+        "deduplicate",
+    ]
+
+
+def test_a_source_that_joins_the_recipe_leaves_the_nights_before_as_they_are(corpus: Corpus, tmp_path: Path) -> None:
+    corpus.add("a")
+    corpus.night()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "x.jsonl").write_bytes((PROSE / "1.jsonl").read_bytes())
+    corpus.settings["ingest"]["sources"].append({"kind": "files", "name": "more", "paths": [str(tmp_path / "more")]})
+    corpus.write()
+    second = corpus.night()
+    assert "ingest-0" not in told(second)
+    assert set(documents(corpus.artifact(second[0]))["source"]) == {"more"}
+
+
+def test_a_kill_before_the_record_is_written_finds_the_same_news(corpus: Corpus) -> None:
+    corpus.add("a")
+    corpus.night()
+    (corpus.home / "partitions" / "nights.json").unlink()
+    assert told(corpus.night()) == dict.fromkeys(DATA_STAGES, "reused")
+
+
+def test_a_record_that_cannot_be_read_says_what_to_do(corpus: Corpus) -> None:
+    corpus.add("a")
+    corpus.night()
+    (corpus.home / "partitions" / "nights.json").write_text("{")
+    with pytest.raises(StageError, match=r"nights\.json, cannot be read; restore it, or remove it"):
+        find_partitions(load_recipe(corpus.recipe))
+
+
+def test_a_night_of_nothing_but_repetitions_is_a_night(corpus: Corpus) -> None:
+    corpus.add("a")
+    corpus.night()
+    (corpus.texts / "z.jsonl").write_bytes((corpus.texts / "a.jsonl").read_bytes())
+    second = corpus.night()
+    assert corpus.artifact(second[2]).metrics["kept"] == 0
+    assert corpus.artifact(second[-1]).metrics["train_tokens"] == 0
+
+
+def test_a_night_of_nothing_but_bad_documents_is_a_night(corpus: Corpus) -> None:
+    corpus.add("a")
+    corpus.night()
+    (corpus.texts / "z.jsonl").write_text('{"text": "too short"}\n')
+    second = corpus.night()
+    assert corpus.artifact(second[1]).metrics["kept"] == 0
+
+
+def test_a_first_night_of_nothing_but_bad_documents_is_an_error(corpus: Corpus) -> None:
+    (corpus.texts / "z.jsonl").write_text('{"text": "too short"}\n')
+    with pytest.raises(UserError, match="No document passes the filter"):
+        corpus.night()
+    assert Store(corpus.home).home == corpus.home
