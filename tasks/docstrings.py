@@ -47,10 +47,10 @@ def extract_files(files: Sequence[SourceFile], processes: int | None = None) -> 
     """The documentation in each of `files`, in their order. `processes`: None for one a core, at most 8."""
     if processes is None:
         processes = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if len(files) <= FEW_FILES or processes == 1:
+    if len(files) <= FEW_FILES:
         yield from (_extract_file(file) for file in files)
         return
-    command = [sys.executable, "-P", "-m", "tasks.docstrings"]  # -P: no module out of the current folder
+    command = [sys.executable, "-P", __file__]  # -P: no module out of this folder or the current one
     with ExitStack() as stack:
         children = []
         for index in range(processes):

@@ -7,7 +7,7 @@ documents on any machine, and an upgrade keeps the ids of what it did not change
 import os
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
@@ -34,24 +34,36 @@ def standard_library() -> list[SourceFile]:
     return found
 
 
-def installed(packages: tuple[str, ...] | None) -> tuple[list[SourceFile], list[tuple[str, Path]]]:
-    """Modules by name, and licences (name, path) by name, of all installed distributions or those with `packages`."""
+def installed(
+    packages: tuple[str, ...] | None, names: Container[str]
+) -> tuple[list[SourceFile], list[tuple[str, Path]]]:
+    """Modules by name, and licences (name, path) by name, of the installed distributions called `names`.
+
+    Args:
+        packages: the import names of those whose modules are wanted; None for all.
+    """
     modules: set[SourceFile] = set()  # two distributions may list one file
     licences: set[tuple[str, Path]] = set()
-    for distribution in installed_distributions():
-        files = list(_files(distribution))
-        own = {SourceFile(str(path), module) for relative, path in files if (module := _module_name(relative))}
-        if packages is not None:
-            own = {file for file in own if file.module.partition(".")[0] in packages}
-        if own or packages is None:
-            modules |= own
+    for distribution in installed_distributions(packages):
+        if distribution.name in names:
+            files = list(_files(distribution))
+            own = {SourceFile(str(path), module) for relative, path in files if (module := _module_name(relative))}
+            modules |= {file for file in own if packages is None or file.module.partition(".")[0] in packages}
             licences |= {(name, path) for relative, path in files if (name := _licence(distribution, relative))}
     return sorted(modules, key=lambda file: (file.module, file.path)), sorted(licences)
 
 
-def installed_distributions() -> Iterator[Distribution]:
-    """Everything installed but this project itself, and but folders that an interrupted installation left behind."""
-    return (item for item in distributions() if item.metadata["Name"] not in (None, PROJECT))
+def installed_distributions(packages: tuple[str, ...] | None = None) -> Iterator[Distribution]:
+    """Everything installed, or what brings modules of one of these packages; but not this project itself, nor folders
+    that an interrupted installation left behind."""
+    for item in distributions():
+        if item.metadata["Name"] not in (None, PROJECT) and (packages is None or _brings(item, packages)):
+            yield item
+
+
+def _brings(distribution: Distribution, packages: tuple[str, ...]) -> bool:
+    modules = (_module_name(relative) for relative, _ in _files(distribution))
+    return any(module is not None and module.partition(".")[0] in packages for module in modules)
 
 
 def _files(distribution: Distribution) -> Iterator[tuple[Path, Path]]:

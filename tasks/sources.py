@@ -1,69 +1,26 @@
-"""Where documents come from: each kind of source says what it has (cheaply) and then reads it in a fixed order.
+"""Where documents come from: what a recipe can name as a source, and what each has (its stock), found by listing.
 
-Taking stock costs a listing, not a read, because it happens on every run: it enters the key of ingest and so decides
-whether there is anything to do. What cannot be read becomes a `Reject` and does not stop the others.
+Taking stock costs a listing, not a read, because it happens on every run: it decides whether there is anything to do.
 """
 
 import importlib.util
 import json
-import os
 import platform
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from glob import glob, has_magic
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.core.errors import StageError, UserError
-from tasks.docstrings import extract_files
-from tasks.installed import installed, installed_distributions, standard_library
+from tasks.core.errors import UserError
+from tasks.formats import FORMATS, suffix_of
+from tasks.installed import installed_distributions
+from tasks.inventory import Stock, Unit
+from tasks.places import Found, find, is_url, stamp
+from tasks.rows import Columns
 
-FORMATS = (".parquet", ".jsonl", ".txt", ".md")
-
-
-@dataclass(frozen=True)
-class Document:
-    doc_id: str
-    text: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Reject:
-    """What could not become a document: `path` as in document ids, `row` in that file or None for all of it."""
-
-    path: str
-    row: int | None
-    reason: str
-
-
-Report = Callable[[int, int], None]
-"""Told how many of how many files are read."""
-
-
-class FileStamp(BaseModel):
-    """A file as it was when stock was taken; `name` is how the ids of its documents begin."""
-
-    model_config = ConfigDict(frozen=True)
-    name: str
-    path: str
-    size: int
-    mtime_ns: int
-
-
-class Stock(BaseModel):
-    """What one source has to offer."""
-
-    model_config = ConfigDict(frozen=True)
-    files: tuple[FileStamp, ...] = ()
-    versions: dict[str, str] = {}
-    """Version of Python and of each installed distribution, for a source that reads those."""
+PYTHON = "python"
+"""The unit that stands for the language and its standard library."""
 
 
 class PythonDocs(BaseModel):
@@ -74,163 +31,144 @@ class PythonDocs(BaseModel):
     packages: tuple[str, ...] | None = None
     """Import names of the packages whose docstrings and licences are read; None: every installed one."""
 
+    @property
+    def name(self) -> str:
+        return self.kind
+
     def take_stock(self) -> Stock:
+        """Python itself and each installed distribution, by name; the mark is its version."""
         for package in self.packages or ():
             if importlib.util.find_spec(package) is None:
                 raise UserError(
                     f"The package {package!r} named in a python-docs source is not installed: "
                     "install it or take it out of `packages`."
                 )
-        versions = {item.name: item.version for item in installed_distributions()}
-        return Stock(versions={"python": platform.python_version()} | dict(sorted(versions.items())))
+        versions = {item.name: item.version for item in installed_distributions(self.packages)}
+        units = [Unit(name=name, mark=version) for name, version in sorted(versions.items())]
+        return Stock(source=self.name, units=(Unit(name=PYTHON, mark=platform.python_version()), *units))
 
-    def read(self, stock: Stock, report: Report) -> Iterator[Document | Reject]:
-        """Topics, the standard library's docstrings, the packages' by name, then licence texts."""
-        taken: Counter[str] = Counter()
-        for item in self._read(report):
-            if isinstance(item, Document):
-                taken[item.doc_id] += 1
-                if taken[item.doc_id] > 1:  # defined twice, under a condition or by a module and its package
-                    item = replace(item, doc_id=f"{item.doc_id}#{taken[item.doc_id]}")
-            yield item
-
-    def _read(self, report: Report) -> Iterator[Document | Reject]:
-        from pydoc_data.topics import topics
-
-        for topic, text in sorted(topics.items()):
-            yield Document(f"topics/{topic}", text.strip(), "topics")
-        modules, licences = installed(self.packages)
-        standard = standard_library()
-        files = [*standard, *modules]
-        for done, (file, extracted) in enumerate(zip(files, extract_files(files), strict=True)):
-            report(done, len(files))
-            source = "python" if done < len(standard) else file.module.partition(".")[0]
-            if extracted.error:
-                yield Reject(f"{source}/{file.module}", None, extracted.error)
-            for name, text in extracted.documents:
-                yield Document(f"{source}/{name}", text, source)
-        for name, path in licences:
-            yield from _read_text(path, f"licences/{name}", "licences")
+    def to_read(self) -> "PythonDocs":
+        """Itself without what only says where to look."""
+        return self
 
 
 class Files(BaseModel):
-    """Files, folders and globs: parquet and jsonl hold a document a row; txt and md are one document each."""
+    """Files, folders and globs, here or behind a URL. Parquet, CSV, JSON lines (plain, gz, zst), Arrow and WARC hold
+    a document a row; txt, md and html are one document each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["files"] = "files"
     paths: tuple[str, ...] = Field(min_length=1)
-    """Files, folders (searched to the bottom) or globs; `~` is the home folder."""
+    """Files, folders (searched to the bottom) or globs; `~` is the home folder. URLs such as s3://bucket/prefix/*.jsonl
+    take their credentials from the environment."""
     name: str = Field(pattern=r"^[\w.-]+$")
     """What this source is called in document ids and in results by source."""
-    text_column: str = "text"
-    """The column of a parquet file, or field of a jsonl line, that holds the text."""
+    columns: Columns = Columns()
+    """Which columns of a table, or fields of a JSON line, hold text, id and source."""
+    content: Literal["text", "html"] = "text"
+    """What the text column holds; of HTML the main text is taken. Files of HTML and WARC are HTML anyway."""
 
     def take_stock(self) -> Stock:
-        stamps = sorted((stamp for path in self.paths for stamp in _stamps(path, self.name)), key=lambda s: s.name)
-        for one, other in pairwise(stamps):
-            if one.name == other.name and one.path != other.path:
-                raise UserError(
-                    f"{one.path} and {other.path} would both be called {one.name}: "
-                    "list them in two sources with different `name`s."
-                )
-        return Stock(files=tuple(dict.fromkeys(stamps)))
+        """Every file that the paths lead to, by name."""
+        found = [file for path in self.paths for file in find(path.removeprefix("file://"), tuple(FORMATS), self.name)]
+        return _stock(self.name, found)
 
-    def read(self, stock: Stock, report: Report) -> Iterator[Document | Reject]:
-        """Every file of the stock, by name."""
-        for done, stamp in enumerate(stock.files):
-            report(done, len(stock.files))
-            path = Path(stamp.path)
-            try:
-                if path.suffix == ".parquet":
-                    yield from self._read_parquet(path, stamp.name)
-                elif path.suffix == ".jsonl":
-                    yield from self._read_jsonl(path, stamp.name)
-                else:
-                    yield from _read_text(path, stamp.name, self.name)
-                state = path.stat()
-            except (OSError, pa.ArrowException) as error:
-                yield Reject(stamp.name, None, _reason(error))
-                continue
-            if (state.st_size, state.st_mtime_ns) != (stamp.size, stamp.mtime_ns):
-                raise StageError(f"{path} changed while it was being read; run again when it is complete.")
-
-    def _read_parquet(self, path: Path, name: str) -> Iterator[Document | Reject]:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            columns = file.schema_arrow.names
-            if self.text_column not in columns:
-                yield Reject(name, None, f"no column {self.text_column!r} among {', '.join(columns)}")
-                return
-            row = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[self.text_column]):
-                for text in batch.column(0).to_pylist():
-                    yield _row(name, row, text, self)
-                    row += 1
-
-    def _read_jsonl(self, path: Path, name: str) -> Iterator[Document | Reject]:
-        with path.open("rb") as stream:
-            for row, line in enumerate(stream):
-                if not line.strip():
-                    continue
-                try:
-                    value = json.loads(line)
-                except ValueError as error:
-                    yield Reject(name, row, f"not JSON: {error}")
-                    continue
-                if not isinstance(value, dict) or self.text_column not in value:
-                    yield Reject(name, row, f"no field {self.text_column!r}")
-                else:
-                    yield _row(name, row, value[self.text_column], self)
+    def to_read(self) -> "Files":
+        """Itself without what only says where to look: another path must not make old files news."""
+        return self.model_copy(update={"paths": ()})
 
 
-Source = Annotated[PythonDocs | Files, Field(discriminator="kind")]
+class Datasets(BaseModel):
+    """A Hugging Face dataset: a hub id, a folder that `save_to_disk` wrote, or a folder that `load_dataset` takes. Its
+    files are read as they are, in whole columns: no second copy in a cache."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["datasets"] = "datasets"
+    path: str
+    """Hub id (`owner/name`) or local folder."""
+    split: str = "train"
+    """Which part of the dataset."""
+    config: str | None = None
+    """Which of its configurations, where it has several."""
+    name: str = Field(pattern=r"^[\w.-]+$")
+    """What this source is called in document ids and in results by source."""
+    columns: Columns = Columns()
+    """Which columns hold text, id and source."""
+    content: Literal["text", "html"] = "text"
+    """What the text column holds; of HTML the main text is taken."""
+
+    def take_stock(self) -> Stock:
+        """The files of the split, by name."""
+        folder = Path(self.path).expanduser()
+        if (folder / "dataset_dict.json").is_file():
+            splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+            if self.split not in splits:
+                raise self._mistake(f"has no split {self.split!r} but {', '.join(splits)}; correct `split`")
+            folder = folder / self.split
+        if (folder / "state.json").is_file():
+            state = json.loads((folder / "state.json").read_text())
+            paths = [str(folder / file["filename"]) for file in state["_data_files"]]
+        else:
+            paths = self._files_of_builder()
+        return _stock(self.name, [self._found(path) for path in paths])
+
+    def to_read(self) -> "Datasets":
+        """Itself without what only says where to look."""
+        return self.model_copy(update={"path": "", "split": "", "config": None})
+
+    def _files_of_builder(self) -> list[str]:
+        import datasets
+
+        try:
+            builder = datasets.load_dataset_builder(str(Path(self.path).expanduser()), self.config)
+        except ValueError as error:  # names the configurations that there are
+            raise self._mistake(
+                f"cannot be opened ({str(error).splitlines()[0]}); correct `path` or `config`"
+            ) from error
+        except (OSError, RuntimeError) as error:
+            raise self._mistake(
+                f"is neither a folder here nor within reach on the hub ({str(error).splitlines()[0]}); correct `path`, "
+                "or log in and check the network"
+            ) from error
+        files = builder.config.data_files or {}
+        if self.split not in files:
+            raise self._mistake(
+                f"has no split {self.split!r} but {', '.join(map(str, files)) or 'none'}; correct `split`"
+            )
+        return list(files[self.split])
+
+    def _found(self, path: str) -> Found:
+        relative = path.rpartition("/")[2]
+        if is_url(path):  # hf://datasets/owner/name@revision/folder/file
+            relative = path.partition("@")[2].partition("/")[2] or relative
+        elif (base := Path(self.path).expanduser().resolve()) in (absolute := Path(path).resolve()).parents:
+            relative, path = absolute.relative_to(base).as_posix(), str(absolute)
+        return Found(path, relative, *stamp(path, listed=True))
+
+    def _mistake(self, what: str) -> UserError:
+        return UserError(f"Source {self.name!r}: the dataset {self.path} {what}.")
 
 
-def _row(name: str, row: int, text: object, source: Files) -> Document | Reject:
-    if not isinstance(text, str):
-        return Reject(name, row, f"{source.text_column!r} holds no text but {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return Reject(name, row, "the text holds half of a surrogate pair")
-    return Document(f"{name}#{row}", text, source.name)
+Source = Annotated[PythonDocs | Files | Datasets, Field(discriminator="kind")]
 
 
-def _read_text(path: Path, name: str, source: str) -> Iterator[Document | Reject]:
-    try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        yield Reject(name, None, _reason(error))
-    else:
-        yield Document(name, text, source)
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the path: that is named beside it, and a machine's folders stay out of artifacts."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _stamps(pattern: str, source: str) -> Iterator[FileStamp]:
-    path = Path(os.path.expanduser(pattern))
-    if has_magic(str(path)):
-        root = Path(*takewhile(lambda part: not has_magic(part), path.parts))
-        found = [Path(match) for match in glob(str(path), recursive=True)]
-        found = [match for match in found if match.is_file()]
-        missing = f"no file matches {pattern}"
-    elif path.is_dir():
-        root = path
-        found = [match for match in path.rglob("*") if match.is_file() and match.suffix in FORMATS]
-        missing = f"no file in {pattern} ends in one of {', '.join(FORMATS)}"
-    else:
-        root = path.parent
-        found = [path] if path.is_file() else []
-        missing = f"there is no file {pattern}"
-    if not found:
-        raise UserError(f"Source {source!r}: {missing}; correct its `paths`.")
-    for match in found:
-        if match.suffix not in FORMATS:
-            raise UserError(f"Source {source!r}: {match} is not one of {', '.join(FORMATS)}; convert or exclude it.")
-        state = match.stat()
-        name = f"{source}/{match.relative_to(root).as_posix()}"
-        yield FileStamp(name=name, path=str(match.resolve()), size=state.st_size, mtime_ns=state.st_mtime_ns)
+def _stock(source: str, found: list[Found]) -> Stock:
+    for file in found:
+        if suffix_of(file.path) is None:
+            raise UserError(
+                f"Source {source!r}: {file.path} is not one of {', '.join(FORMATS)}; convert or exclude it."
+            )
+    units = sorted(
+        (
+            Unit(name=f"{source}/{file.relative}", path=file.path, size=file.size, mark=file.mark)
+            for file in dict.fromkeys(found)
+        ),
+        key=lambda unit: unit.name,
+    )
+    for one, other in pairwise(units):
+        if one.name == other.name:
+            raise UserError(
+                f"{one.path} and {other.path} would both be called {one.name}: "
+                "list them in two sources with different `name`s."
+            )
+    return Stock(source=source, units=tuple(units))

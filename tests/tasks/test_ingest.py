@@ -3,15 +3,18 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
+from tasks.core.batches import Batches
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
 from tasks.docstrings import SourceFile, extract, extract_files
 from tasks.ingest import IngestSettings, ingest, take_inventory
+from tasks.rows import Columns
 from tasks.sources import Files, PythonDocs
 from tests.corpora import fresh, rows_of
 
@@ -62,13 +65,17 @@ def undocumented():
 '''
 
 
+def batches_for(folder: Path) -> Batches:
+    return Batches(folder.parent / f"batches-{folder.name}")
+
+
 def run(folder: Path, *sources: Files | PythonDocs, reject_limit: float = 0.01) -> Metrics:
     settings = IngestSettings(sources=sources, reject_limit=reject_limit)
-    return ingest(take_inventory(settings), settings, fresh(folder), StageLog())
+    return ingest(take_inventory(settings), settings, fresh(folder), StageLog(), batches_for(folder))
 
 
-def files(*paths: Path | str, name: str = "notes", text_column: str = "text") -> Files:
-    return Files(paths=tuple(str(path) for path in paths), name=name, text_column=text_column)
+def files(*paths: Path | str, name: str = "notes", **settings: Any) -> Files:
+    return Files(paths=tuple(str(path) for path in paths), name=name, **settings)
 
 
 def test_objects_are_named_titled_and_cleaned() -> None:
@@ -160,7 +167,7 @@ def test_a_glob_names_documents_below_its_fixed_part(tmp_path: Path) -> None:
 
 def test_another_column_may_hold_the_text(tmp_path: Path) -> None:
     pl.DataFrame({"body": ["words"], "text": [1]}).write_parquet(tmp_path / "d.parquet")
-    run(tmp_path / "out", files(tmp_path / "d.parquet", text_column="body"))
+    run(tmp_path / "out", files(tmp_path / "d.parquet", columns=Columns(text="body")))
     assert rows_of(tmp_path / "out") == [("notes/d.parquet#0", "words", "notes")]
 
 
@@ -247,11 +254,11 @@ def test_a_file_that_changes_after_the_inventory_fails_the_stage(tmp_path: Path)
     inventory = take_inventory(settings)
     path.write_text("longer")
     with pytest.raises(StageError, match="changed while it was being read"):
-        ingest(inventory, settings, fresh(tmp_path / "out"), StageLog())
+        ingest(inventory, settings, fresh(tmp_path / "out"), StageLog(), batches_for(tmp_path))
 
 
 def test_the_project_itself_is_not_in_its_inventory() -> None:
-    versions = take_inventory(IngestSettings()).stocks[0].versions
+    versions = {unit.name: unit.mark for unit in take_inventory(IngestSettings()).stocks[0].units}
     assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
     assert "polars" in versions
     assert "nightschool" not in versions

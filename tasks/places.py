@@ -1,0 +1,197 @@
+"""Files wherever they are: on a disk, or behind a URL that fsspec understands (s3://, gs://, https://, memory://).
+
+Local files take no detour through fsspec, which costs 0.1 s to import and 40 µs a file. Credentials never stand in a
+recipe: each fsspec implementation takes them from its usual place (for s3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_ENDPOINT_URL, ~/.aws).
+"""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from glob import glob, has_magic
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from tasks.core.errors import StageError, UserError
+
+READ_AHEAD = 8_000_000  # bytes of a remote file fetched at once: a request costs some 50 ms wherever it goes
+MARKS = ("ETag", "etag", "generation", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "created")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file and what tells whether it is still the same."""
+
+    path: str
+    relative: str
+    """Its path below the fixed part of what was asked for."""
+    size: int
+    mark: str
+
+
+def is_url(path: str) -> bool:
+    return "://" in path
+
+
+def find(pattern: str, suffixes: Sequence[str], source: str) -> list[Found]:
+    """The files that a path, a folder (searched to the bottom for these suffixes) or a glob leads to.
+
+    Raises:
+        UserError: there are none, or the URL's kind needs a package that is not installed.
+        StageError: the place cannot be reached.
+    """
+    found, missing = _find_remote(pattern, suffixes) if is_url(pattern) else _find_local(pattern, suffixes)
+    if not found:
+        raise UserError(f"Source {source!r}: {missing}; correct its `paths`.")
+    return found
+
+
+def stamp(path: str, listed: bool = False) -> tuple[int, str]:
+    """Size and mark of a file as it is now, or as it was when its folder was last `listed`.
+
+    Raises OSError if it is not there.
+    """
+    if is_url(path):
+        system, inner = _system(path)
+        if not listed:
+            system.invalidate_cache()
+        return _stamp(system.info(inner))
+    state = os.stat(path)
+    return state.st_size, str(state.st_mtime_ns)
+
+
+def open_file(path: str) -> IO[bytes]:
+    """A file opened to be read, at any position.
+
+    Raises, here or when it is read:
+        OSError: it is not there, or not for us.
+        StageError: the network or the service failed: no fault of the file's.
+    """
+    if not is_url(path):
+        return open(path, "rb")
+    return io.BufferedReader(_RemoteFile(path), READ_AHEAD)
+
+
+def read_file(path: str) -> bytes:
+    with closing(open_file(path)) as stream:
+        return stream.read()
+
+
+def _find_local(pattern: str, suffixes: Sequence[str]) -> tuple[list[Found], str]:
+    path = Path(os.path.expanduser(pattern))
+    if has_magic(str(path)):
+        root = Path(*takewhile(lambda part: not has_magic(part), path.parts))
+        matches = [Path(match) for match in glob(str(path), recursive=True)]
+        files = [match for match in matches if match.is_file()]
+        missing = f"no file matches {pattern}"
+    elif path.is_dir():
+        root = path
+        files = [match for match in path.rglob("*") if match.name.lower().endswith(tuple(suffixes)) and match.is_file()]
+        missing = f"no file in {pattern} ends in one of {', '.join(suffixes)}"
+    else:
+        root = path.parent
+        files = [path] if path.is_file() else []
+        missing = f"there is no file {pattern}"
+    found = []
+    for file in files:
+        state = file.stat()
+        relative = file.relative_to(root).as_posix()
+        found.append(Found(str(file.resolve()), relative, state.st_size, str(state.st_mtime_ns)))
+    return found, missing
+
+
+def _find_remote(pattern: str, suffixes: Sequence[str]) -> tuple[list[Found], str]:
+    system, inner = _system(pattern)
+    system.invalidate_cache()
+    try:
+        if has_magic(inner):
+            root = "/".join(takewhile(lambda part: not has_magic(part), inner.split("/")))
+            matches = system.glob(inner, detail=True)
+            missing = f"no file matches {pattern}"
+        elif system.isdir(inner):
+            root = inner
+            below = system.find(inner, detail=True)
+            matches = {name: info for name, info in below.items() if name.lower().endswith(tuple(suffixes))}
+            missing = f"no file in {pattern} ends in one of {', '.join(suffixes)}"
+        else:
+            root = inner.rpartition("/")[0]
+            matches = {inner: system.info(inner)}
+            missing = f"there is no file {pattern}"
+    except FileNotFoundError:
+        matches, missing = {}, f"there is no file {pattern}"
+    except Exception as error:  # each service has its own kinds: no connection, no credentials, no such bucket
+        raise StageError(
+            f"{pattern} cannot be listed ({str(error) or type(error).__name__}); check the address, the network and "
+            "the credentials in the environment, then run again."
+        ) from error
+    files = {name: info for name, info in matches.items() if info["type"] == "file"}
+    found = []
+    for name, info in files.items():
+        relative = name[len(root) :].lstrip("/") if root else name
+        found.append(Found(str(system.unstrip_protocol(name)), str(PurePosixPath(relative)), *_stamp(info)))
+    return found, missing
+
+
+class _RemoteFile(io.RawIOBase):
+    """Tells a file that is missing or forbidden, which is a reject, from a service that fails, which must not be."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._file: Any = None
+        self._file = self._done(lambda: _opened(url))
+
+    def readinto(self, buffer: Any) -> int:
+        return self._done(lambda: self._file.readinto(buffer))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._done(lambda: self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+    def _done(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:
+            raise StageError(
+                f"{self._url} cannot be read ({str(error) or type(error).__name__}); run again when its server answers."
+            ) from error
+
+
+def _opened(url: str) -> Any:
+    system, inner = _system(url)
+    return system.open(inner, "rb", block_size=READ_AHEAD, cache_type="readahead")
+
+
+def _system(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        hint = str(error).rstrip(".")  # fsspec says "Install s3fs to access S3"
+        raise UserError(f"{url} needs a package that is not installed: {hint}, then run again.") from error
+    except ValueError as error:
+        raise UserError(f"{url} begins with {protocol}://, which fsspec does not know; correct the address.") from error
+
+
+def _stamp(info: dict[str, Any]) -> tuple[int, str]:
+    mark = next((info[key] for key in MARKS if info.get(key) is not None), "")
+    return int(info.get("size") or 0), str(mark).strip('"')
