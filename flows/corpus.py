@@ -11,7 +11,7 @@ from tasks.core.stage import Stage
 from tasks.core.store import Artifact
 from tasks.decontaminate import decontaminate, take_evaluation_inventory
 from tasks.deduplicate import deduplicate
-from tasks.filter import filter
+from tasks.filter import filter, require_documents
 from tasks.ingest import ingest
 from tasks.snapshot import Snapshot
 from tasks.tokenize import tokenize
@@ -61,14 +61,20 @@ def corpus(recipe: Recipe) -> Corpus:
     The partitions of earlier nights are walked through too: they stand and are not told again, unless the recipe or the
     code has changed what they should be.
     """
+    assert recipe.ingest is not None, "only a recipe of text has a corpus"
     inventories = find_partitions(recipe)
+    nights = [_Night(number, len(inventories) - 1) for number in range(len(inventories))]
+    taken = [
+        night.run(ingest, inventory, recipe.ingest.to_read(inventory))
+        for night, inventory in zip(nights, inventories, strict=True)
+    ]
+    remember(recipe, inventories)
     partitions: list[Partition] = []
     words: Artifact | None = None
-    for number, inventory in enumerate(inventories):
-        night = _Night(number, len(inventories) - 1)
-        ingested = night.run(ingest, *recipe.ingest.of(inventory))
-        remember(recipe, inventories[: number + 1])
+    for night, ingested in zip(nights, taken, strict=True):
         filtered = night.run(filter, ingested, recipe.filter)
+        if night.number == 0:
+            require_documents(filtered)
         history = tuple(partition.deduplicated for partition in partitions)
         deduplicated = night.run(deduplicate, filtered, history, recipe.deduplicate)
         clean = None

@@ -13,7 +13,8 @@ from flows.ledger import home_folder
 from flows.recipe import Recipe
 from tasks.core.errors import StageError
 from tasks.core.stage import context
-from tasks.ingest import Inventory, take_inventory
+from tasks.ingest import take_inventory
+from tasks.inventory import Inventory
 
 
 class Partitions(BaseModel):
@@ -24,8 +25,14 @@ class Partitions(BaseModel):
 
 
 def find_partitions(recipe: Recipe) -> tuple[Inventory, ...]:
-    """The inventories of earlier nights, and one more of what the sources have had since; never none."""
-    known = _read(recipe).inventories
+    """The inventories of earlier nights, and one more of what the sources have had since; never none.
+
+    What came from a source that has left the recipe leaves the corpus.
+    """
+    assert recipe.ingest is not None, "only a recipe of text has partitions"
+    names = {source.name for source in recipe.ingest.sources}
+    stocks = [[stock for stock in night.stocks if stock.source in names] for night in _read(recipe).inventories]
+    known = tuple(Inventory(stocks=tuple(kept)) for kept in stocks if kept)
     news = take_inventory(recipe.ingest).minus(known)
     return known if known and news.is_empty else (*known, news)
 

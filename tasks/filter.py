@@ -71,8 +71,6 @@ def filter(documents: Artifact, settings: FilterSettings, out: Path, log: StageL
     """Write documents-*.parquet with what every rule lets pass, and verdicts-*.parquet on all documents.
 
     The verdict on a document names the first rule that it breaks.
-
-    Raises UserError if no document is left.
     """
     paths = document_files(documents)
     counts: Metrics = {"documents": 0, "kept": 0, "kept_bytes": 0}
@@ -82,14 +80,20 @@ def filter(documents: Artifact, settings: FilterSettings, out: Path, log: StageL
         batch.hand_over("verdicts.parquet", out / path.name.replace("documents", "verdicts"))
         for name, count in batch.facts.items():
             counts[name] = counts.get(name, 0) + count
-    if not counts["kept"]:
-        reason = max((rule.reason for rule in settings.rules()), key=lambda reason: counts[_metric(reason)])
-        raise UserError(
-            f"No document passes the filter: {counts[_metric(reason)]} of {counts['documents']} are dropped for "
-            f"{reason!r}; relax that rule in the recipe's `filter`."
-        )
     log.info(f"{counts['kept']:,} of {counts['documents']:,} documents pass every rule")
     return counts
+
+
+def require_documents(filtered: Artifact) -> None:
+    """Raise UserError if no document is left: a later night may bring nothing good, but the first one must."""
+    counts = filtered.metrics
+    if counts.get("kept", 1) == 0:
+        metric = max((name for name in counts if name.startswith("dropped_")), key=counts.__getitem__)
+        reason = metric.removeprefix("dropped_").replace("_", " ")
+        raise UserError(
+            f"No document passes the filter: {counts[metric]} of {counts['documents']} are dropped for {reason!r}; "
+            "relax that rule in the recipe's `filter`."
+        )
 
 
 def judge(documents: pl.DataFrame, settings: FilterSettings) -> tuple[pl.DataFrame, pl.Series]:

@@ -33,7 +33,7 @@ def test_every_recipe_that_ships_is_valid_under_its_own_name() -> None:
     [
         (GOOD + "deduplicate:\n  treshold: 0.8\n", "unknown key `deduplicate.treshold`; did you mean `threshold`?"),
         (GOOD + "zzz: 1\n", "unknown key `zzz`; remove it or see the recipes in deployments/"),
-        ("name: small\n", "the key `ingest` is missing; add it"),
+        ("name: small\n", "the key `ingest` (or `images`, or `interactions`) is missing; add it"),
         (GOOD.replace("small", "Small Talk"), "`name`: string should match pattern"),
         (GOOD + "deduplicate:\n  threshold: high\n", "`deduplicate.threshold`: input should be a valid number"),
         (GOOD + "tokenizer: [\n", "is not valid YAML at line"),
