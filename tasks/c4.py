@@ -32,7 +32,15 @@ def _table(phrases: tuple[str, ...]) -> NDArray[np.uint8]:
 _PHRASES = _table((PLACEHOLDER, SCRIPT, *POLICIES))
 _NOTES = _table(NOTES)
 _LOWER = np.array([ord(chr(byte).lower()) if byte < 0x80 else byte for byte in range(256)], dtype=np.uint8)
-_STARTS = np.isin(np.arange(256), _PHRASES[:, 0])  # of a byte in lower case
+
+
+def _bits(column: int) -> NDArray[np.uint8]:
+    """Per byte, in either case, which phrases have it in this column: bit i for row i."""
+    rows = 1 << np.arange(len(_PHRASES))
+    return np.array([rows[_PHRASES[:, column] == _LOWER[byte]].sum() for byte in range(256)], dtype=np.uint8)
+
+
+_FIRST, _SECOND = _bits(0), _bits(1)  # two bytes in sequence are looked up before phrases are compared
 
 
 def cut_citations(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -136,21 +144,20 @@ def _choose(  # type: ignore[no-untyped-def]
                     continue
             if lines[line, LINE_WORDS] < least_words:
                 continue
-            placeholder = script = policy = bracket = False
-            for position in range(begin, end):
-                byte = _LOWER[data[position]]
-                if byte == 0x7B:  # {
-                    bracket = True
-                elif _STARTS[byte]:
-                    placeholder = placeholder or _matches(data, position, end, _PHRASES[0]) > 0
-                    script = script or _matches(data, position, end, _PHRASES[1]) > 0
-                    for index in range(2, _PHRASES.shape[0]):
-                        policy = policy or _matches(data, position, end, _PHRASES[index]) > 0
-            findings[text, 1] += placeholder
-            if scripts and script:
+            found, bracket = 0, data[begin] == 0x7B
+            for position in range(begin + 1, end):
+                byte = data[position]
+                bracket |= byte == 0x7B  # {
+                likely = _FIRST[data[position - 1]] & _SECOND[byte]
+                if likely:
+                    for phrase in range(_PHRASES.shape[0]):
+                        if likely >> phrase & 1 and _matches(data, position - 1, end, _PHRASES[phrase]):
+                            found |= 1 << phrase
+            findings[text, 1] += found & 1
+            if scripts and found & 2:
                 continue
             findings[text, 2] += bracket
-            if policies and policy:
+            if policies and found >> 2:
                 continue
             chosen[line] = True
             findings[text, 0] += lines[line, SENTENCES]
@@ -165,7 +172,7 @@ def _join(data, text_lines, lines, chosen, joined, bounds):  # type: ignore[no-u
                 if written > bounds[text]:
                     joined[written] = 0x0A
                     written += 1
-                for position in range(lines[line, BEGIN], lines[line, END]):
-                    joined[written] = data[position]
-                    written += 1
+                begin, end = lines[line, BEGIN], lines[line, END]
+                joined[written : written + end - begin] = data[begin:end]
+                written += end - begin
         bounds[text + 1] = written

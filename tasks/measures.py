@@ -61,8 +61,7 @@ def _measure_slice(
     newlines = scan.counts[:, NEWLINES]
     joined, bounds = data[:0], offsets[:0]
     if repetition is not None:
-        wanted = np.array([limit is not None for limit in (*repetition.top(), *repetition.duplicate())])
-        parts.append(measure_repetition(scan, wanted))
+        parts.append(measure_repetition(scan))
     chosen = np.ones(len(scan.lines), dtype=np.bool_)
     if c4 is not None:
         if c4.cut_citations:

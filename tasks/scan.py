@@ -48,11 +48,11 @@ ends in terminal punctuation; whether it opens a paragraph."""
 
 SPACE, LETTER, STOP, CLOSING = 1, 2, 4, 8
 CODE_POINTS = 0x40000  # no letter, white space or terminal punctuation stands beyond
+PACKED = 7  # bytes of a word that are hashed at a time, below a bit that says where they begin
 ALONE_FROM, ALONE_TO = 0x3001, 0xD7FF
 
 ROLL = np.uint64(0x9DDFEA08EB382D69)
 """The base of rolling hashes: that of words a, b, c is a ROLL^2 + b ROLL + c mod 2^64."""
-FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,12 @@ def _packed(word: str) -> int:
 
 
 _STOP_CODES = np.array([_packed(word) for word in STOP_WORDS], dtype=np.uint64)
+_ASCII_LETTERS = np.array([byte < 0x80 and chr(byte).isalpha() for byte in range(256)])
 LONGEST_STOP = max(map(len, STOP_WORDS))
 
 
 @njit
-def mix(value):  # type: ignore[no-untyped-def]
+def _mix(value):  # type: ignore[no-untyped-def]
     """MurmurHash3's finaliser: every bit of the result depends on every bit of the value."""
     value = uint64(value ^ (value >> uint64(33))) * uint64(0xFF51AFD7ED558CCD)
     value = uint64(value ^ (value >> uint64(33))) * uint64(0xC4CEB9FE1A85EC53)
@@ -159,13 +160,30 @@ def _scan(  # type: ignore[no-untyped-def]
         opens = True
         # of the word; `single`: it is one character that stands alone
         inside, single = False, False
-        hashed = FNV_OFFSET
+        hashed, packed, packed_size = uint64(0), uint64(1), 0
         size, has_letter, core, core_size, core_ended, ends = 0, False, uint64(0), 0, False, False
         # of the line: `begin` < 0 before its first word
         begin, begin_character, stop, stop_character = np.int64(-1), 0, np.int64(0), 0
         line_word, longest, sentences, line_hash = word, 0, 0, uint64(0)
         terminal, ellipsis, unfinished = False, False, False  # unfinished: a sentence has begun
         while True:
+            if inside and not single:  # most bytes are ASCII letters of a word that has begun
+                first = position
+                while position < end and _ASCII_LETTERS[data[position]]:
+                    packed = packed << uint64(8) | uint64(data[position])
+                    packed_size += 1
+                    if packed_size == PACKED:
+                        hashed, packed, packed_size = _mix(hashed ^ packed), uint64(1), 0
+                    core = core << uint64(8) | uint64(data[position] | 32)
+                    position += 1
+                if position > first:
+                    count = position - first
+                    size, characters, core_size = size + count, characters + count, core_size + count
+                    if core_ended:
+                        core_size = LONGEST_STOP + 1
+                    has_letter, unfinished = True, True
+                    dots, ellipsis, terminal, ends = 0, False, False, False
+                    stop, stop_character = position, characters
             point, width = np.int64(10), 1
             if position < end:
                 point = np.int64(data[position])
@@ -176,18 +194,18 @@ def _scan(  # type: ignore[no-untyped-def]
             if inside and (kind & SPACE or alone or single):
                 inside = False
                 word += 1
-                rolling[word] = rolling[word - 1] * ROLL + mix(hashed)
+                hashed = _mix(hashed ^ packed)
+                rolling[word] = rolling[word - 1] * ROLL + hashed
                 lengths[word] = lengths[word - 1] + size
-                line_hash = line_hash * ROLL + mix(hashed)
+                line_hash = line_hash * ROLL + hashed
                 longest = max(longest, size)
                 alphabetic += has_letter
                 if ends and unfinished:
                     sentences += 1
                     unfinished = False
-                if 0 < core_size <= LONGEST_STOP:
+                if core_size <= LONGEST_STOP:
                     for index in range(_STOP_CODES.size):
-                        if core == _STOP_CODES[index]:
-                            stops |= uint64(1) << uint64(index)
+                        stops |= uint64(core == _STOP_CODES[index]) << uint64(index)
             if kind & SPACE:
                 dots = 0
                 if point == 10:
@@ -197,7 +215,7 @@ def _scan(  # type: ignore[no-untyped-def]
                         lines[line, LINE_WORDS], lines[line, LONGEST] = word - line_word, longest
                         lines[line, SENTENCES] = sentences + unfinished
                         lines[line, TERMINAL], lines[line, OPENS] = terminal, opens
-                        line_hashes[line] = mix(line_hash)
+                        line_hashes[line] = _mix(line_hash)
                         cut += ellipsis
                         line += 1
                         opens = False
@@ -213,13 +231,16 @@ def _scan(  # type: ignore[no-untyped-def]
                 continue
             if not inside:
                 inside, single = True, alone
-                hashed = FNV_OFFSET
+                hashed, packed, packed_size = uint64(0), uint64(1), 0
                 size, has_letter, core, core_size, core_ended, ends = 0, False, uint64(0), 0, False, False
                 if begin < 0:
                     begin, begin_character = position, characters
                     bullets += point == 0x2022 or point == 0x2023 or point == 42 or point == 45
             for offset in range(width):
-                hashed = uint64(hashed ^ uint64(data[position + offset])) * FNV_PRIME
+                packed = packed << uint64(8) | uint64(data[position + offset])
+                packed_size += 1
+                if packed_size == PACKED:
+                    hashed, packed, packed_size = _mix(hashed ^ packed), uint64(1), 0
             size += 1
             if kind & LETTER:
                 has_letter = True
@@ -234,7 +255,7 @@ def _scan(  # type: ignore[no-untyped-def]
             ellipsis = point == 0x2026 or dots >= 3
             if point == 0x2026 or (dots and dots % 3 == 0):
                 ellipses += 1
-            terminal = bool(kind & STOP)
+            terminal = kind & STOP > 0
             ends = terminal or (ends and kind & CLOSING != 0)
             unfinished = unfinished or kind & (STOP | CLOSING) == 0
             characters += 1
