@@ -16,6 +16,13 @@ import pyarrow as pa
 
 PAGES = pa.schema([("page", pa.large_binary()), ("charset", pa.string())])
 TEXTS = pa.schema([("text", pa.large_string()), ("error", pa.string())])
+SURROUNDINGS = [
+    *("nav", "aside", "footer", "body > header", "[aria-hidden=true]"),
+    *(f"[role={role}]" for role in ("navigation", "banner", "contentinfo", "search", "complementary")),
+    *(f".{name}" for name in ("nav", "navbar", "navigation", "menu", "sidebar", "breadcrumb", "breadcrumbs", "toc")),
+    *(f"#{name}" for name in ("nav", "navbar", "navigation", "menu", "sidebar", "breadcrumbs", "toc", "footer")),
+    *(".footer", ".topNav", ".subNav", ".bottomNav", ".skipNav", ".skip-nav", ".legalCopy", ".legal-copy"),
+]
 # Sites that draw themselves in the browser ship their text in templates; to a parser that is a script, not text.
 TEMPLATE = re.compile(
     r"<script\b[^>]*\btype=[\"']?text/(?:x-)?(?:handlebars|html|template)[^>]*>(.*?)</script\s*>", re.S | re.I
@@ -33,7 +40,7 @@ def main_text(page: bytes, charset: str | None) -> str:
     from resiliparse.extract.html2text import extract_plain_text
 
     html = TEMPLATE.sub(r"<div>\1</div>", _decoded(page, charset))
-    return extract_plain_text(html, main_content=True).strip()
+    return extract_plain_text(html, skip_elements=SURROUNDINGS).strip()
 
 
 def _decoded(page: bytes, charset: str | None) -> str:
