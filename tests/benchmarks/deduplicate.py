@@ -4,9 +4,9 @@
 
 Precision and recall come from edited copies that were put into the corpus: recall is the share of the pairs of copy and
 original with a true Jaccard similarity of 0.8 or more of which one is dropped (of ours: the copy, since it is later);
-precision is the share of all drops as near-duplicates, natural ones too, whose true similarity to the document that they
-are said to repeat reaches the threshold. A first run of ours is not counted: it compiles the kernels, once a machine.
-Exits with 1 where a goal is missed.
+precision is the share of all drops as near-duplicates, natural ones too, whose true similarity to the document that
+they are said to repeat reaches the threshold. A first run of ours is not counted: it compiles the kernels, once a
+machine. Exits with 1 where a goal is missed.
 """
 
 import argparse

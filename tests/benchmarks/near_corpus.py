@@ -121,10 +121,10 @@ def write_corpus(data: Path, folder: Path, most_bytes: int, copies: int, seed: i
 def write_repeated(data: Path, folder: Path, size: int) -> None:
     """Write `size` bytes of text: real documents again and again, each time edited differently.
 
-    Most repetitions change every frequent word and stay (Jaccard similarity about 0.1); one in four changes rare ones and
-    repeats the first.
+    Most repetitions change every frequent word and stay (Jaccard similarity about 0.1); one in four changes rare words
+    and repeats the first.
     """
-    natural = pl.DataFrame(list(natural_documents(data, 10**9)), schema=["doc_id", "text"], orient="row")
+    natural = pl.DataFrame(list(natural_documents(data, min(size, 10**9))), schema=["doc_id", "text"], orient="row")
     number = written = repetition = 0
     while True:
         words = RARE if repetition % 4 == 3 else FREQUENT
