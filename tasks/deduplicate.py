@@ -9,7 +9,9 @@ keys, and compare sketches; follow each match to the document that stays; copy w
 file at a time; keys are worked on a range at a time; tables of a row a document are read from disk where needed.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,7 @@ from tasks.matching import SETTLED, Matches, Search, match_part, settle
 
 EXACT = "exact duplicate"
 NEAR = "near-duplicate"
-SLICE = 1024  # texts signed between two looks at the table of keys
+SLICE = 1024  # texts that a thread signs at a time
 INDEX = "index"
 INDEX_FILE = "index.json"
 MATCH_VERDICTS = pa.schema([*VERDICTS, ("survivor", pa.string()), ("night", pa.int64()), ("similarity", pa.float64())])
@@ -167,7 +169,7 @@ def deduplicate(
 def sign_file(settings: DeduplicateSettings, item: tuple[int, Path], folder: Path) -> Facts:
     """Write the tables "contents", "sketches" and "ids" of a file of documents, and its entries of both families."""
     number, path = item
-    table = pq.read_table(path, columns=["doc_id", "text"])
+    table = pq.ParquetFile(path).read(["doc_id", "text"])
     keys, sketches, contents = sign_texts(table["text"].combine_chunks(), settings)
     with_words = np.flatnonzero(contents.any(axis=1))
     write_entries(folder, "words", contents[:, :1], with_words)
@@ -195,12 +197,16 @@ def sign_texts(
     keys = np.empty((len(texts), GROUPINGS * settings.bands), dtype=np.uint64)
     sketches = np.empty((len(texts), SKETCH_WORDS), dtype=np.uint64)
     contents = np.empty((len(texts), 2), dtype=np.uint64)
-    for first in range(0, len(texts), SLICE):
+
+    def sign_slice(first: int) -> None:
         last = min(first + SLICE, len(texts))
         signatures = np.empty((last - first, len(multipliers)), dtype=np.uint32)
         width = settings.shingle_words
         sign(data, offsets, first, last, width, multipliers, summands, signatures, sketches, contents)
         band_keys(signatures, settings.bands, settings.rows, keys[first:last])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a small night is one file, and may have all cores
+        list(pool.map(sign_slice, range(0, len(texts), SLICE)))
     return keys, sketches, contents
 
 

@@ -1,4 +1,4 @@
-"""Sorts keys that are hashes, and so lie evenly in their range, by counting: 10 ns an entry, numpy's stable sort 90.
+"""Sorts keys that are hashes, lying evenly in their range, by counting: three times as fast as numpy's stable sort.
 
 Stable throughout: entries with one key stay in their order, which is that of the documents.
 """
