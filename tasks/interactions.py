@@ -26,8 +26,9 @@ from tasks.events import FORMATS, EventSource, EventTable, ItemLines, read_event
 from tasks.listing import ListedFile, list_files
 from tasks.rejects import REJECTS, judge_rejects
 from tasks.split import is_heldout
-from tasks.tokenizer import END_OF_TEXT_ID, PADDING_ID
 
+END_OF_TEXT_ID, PADDING_ID = 0, 1
+"""What ends and pads a history: the ids that they have in a tokenizer that is trained on text (tasks/pieces.py)."""
 FIRST_ITEM = max(END_OF_TEXT_ID, PADDING_ID) + 1
 """The token of the most frequent item: those before it end a history and pad it, as they end and pad a text."""
 TOO_FEW = "too few items"

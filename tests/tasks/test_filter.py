@@ -1,5 +1,6 @@
 """Filter: each rule at its threshold, one verdict a document, evidence that says what was measured."""
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
 from tasks.documents import document_files
-from tasks.filter import FilterSettings, filter, judge
+from tasks.filter import FilterSettings, filter, judge, require_documents
 from tasks.private import Mask
 from tests.corpora import corpus_of, fresh, rows_of, verdicts_of
 
@@ -328,5 +329,8 @@ def test_the_number_of_threads_does_not_show(tmp_path: Path) -> None:
 
 def test_a_filter_that_drops_everything_is_the_users_mistake(tmp_path: Path) -> None:
     documents = corpus_of(tmp_path / "in", [("a", "one two", "s"), ("b", "three", "s")])
+    counts = run(documents, FilterSettings(), tmp_path)
+    assert counts["kept"] == 0
+    (tmp_path / "out" / "metrics.json").write_text(json.dumps(counts))
     with pytest.raises(UserError, match=r"2 of 2 are dropped for 'too few words'; relax"):
-        run(documents, FilterSettings(), tmp_path)
+        require_documents(Artifact.of("filter", tmp_path / "out"))
