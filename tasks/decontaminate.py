@@ -1,9 +1,9 @@
 """Drops every document that shares an n-gram of words with an evaluation set, and says which and how many.
 
-The rule is GPT-3's (Brown et al. 2020, arXiv 2005.14165, appendix C): 13 words in sequence that also stand in a text
-of the set. A shorter evaluation text of at least 8 words (their least n) is one n-gram as a whole; one of fewer words
-is compared with nothing, since it would drop every document that quotes a common phrase. Unlike theirs, which cut 200
-characters around a hit, the document goes whole: a text with a hole teaches the hole. Costs one pass over the
+The rule follows GPT-3's (Brown et al. 2020, arXiv 2005.14165, appendix C): 13 words in sequence, their greatest n,
+that also stand in a text of the set. A shorter evaluation text of at least 8 words, their least n, is one n-gram as a
+whole; one of fewer words is compared with nothing, since it would drop every document that quotes a common phrase.
+They cut 200 characters around a hit; here the document goes whole: a text with a hole teaches the hole. Costs one pass over the
 text (90 MB/s on one core against 1.3 million n-grams), and 30 to 50 bytes of memory for each n-gram of the sets.
 """
 
@@ -28,7 +28,7 @@ from tasks.evaluation_sets import EvaluationInventory, EvaluationSet, read_texts
 
 IN_EVALUATION_SET, CLEAN = "in evaluation set", "clean"
 SHORTEST = 8
-"""Words of the shortest evaluation text that is compared (Brown et al. 2020: "minimum length of 8 words")."""
+"""Words of the shortest evaluation text that is compared (Brown et al. 2020, appendix C: the least n)."""
 QUOTED = 300
 """Characters quoted of an n-gram: 13 words have some 80, but a word may be a long address."""
 OWNERS_FILE = "owners.parquet"
