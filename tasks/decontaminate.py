@@ -3,8 +3,9 @@
 The rule follows GPT-3's (Brown et al. 2020, arXiv 2005.14165, appendix C): 13 words in sequence, their greatest n,
 that also stand in a text of the set. A shorter evaluation text of at least 8 words, their least n, is one n-gram as a
 whole; one of fewer words is compared with nothing, since it would drop every document that quotes a common phrase.
-They cut 200 characters around a hit; here the document goes whole: a text with a hole teaches the hole. Costs one pass over the
-text (90 MB/s on one core against 1.3 million n-grams), and 30 to 50 bytes of memory for each n-gram of the sets.
+They cut 200 characters around a hit; here the document goes whole: a text with a hole teaches the hole. Costs one
+pass over the text (90 MB/s on one core against 1.3 million n-grams), and 30 to 50 bytes of memory for each n-gram of
+the sets.
 """
 
 import re
