@@ -1,15 +1,17 @@
 """Drops every document that shares an n-gram of words with an evaluation set, and says which and how many.
 
-The rule is GPT-3's (Brown et al. 2020, arXiv 2005.14165, appendix C): 13 words in sequence that also stand in a text
-of the set. A shorter evaluation text of at least 8 words (their least n) is one n-gram as a whole; one of fewer words
-is compared with nothing, since it would drop every document that quotes a common phrase. Unlike theirs, which cut 200
-characters around a hit, the document goes whole: a text with a hole teaches the hole. Costs one pass over the
-text (90 MB/s on one core against 1.3 million n-grams), and 30 bytes of memory for each n-gram of the sets.
+The rule follows GPT-3's (Brown et al. 2020, arXiv 2005.14165, appendix C): 13 words in sequence, their greatest n,
+that also stand in a text of the set. A shorter evaluation text of at least 8 words, their least n, is one n-gram as a
+whole; one of fewer words is compared with nothing, since it would drop every document that quotes a common phrase.
+They cut 200 characters around a hit; here the document goes whole: a text with a hole teaches the hole. Costs one
+pass over the text (90 MB/s on one core against 1.3 million n-grams), and 30 to 50 bytes of memory for each n-gram of
+the sets.
 """
 
 import re
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import polars as pl
@@ -27,7 +29,7 @@ from tasks.evaluation_sets import EvaluationInventory, EvaluationSet, read_texts
 
 IN_EVALUATION_SET, CLEAN = "in evaluation set", "clean"
 SHORTEST = 8
-"""Words of the shortest evaluation text that is compared (Brown et al. 2020: "minimum length of 8 words")."""
+"""Words of the shortest evaluation text that is compared (Brown et al. 2020, appendix C: the least n)."""
 QUOTED = 300
 """Characters quoted of an n-gram: 13 words have some 80, but a word may be a long address."""
 OWNERS_FILE = "owners.parquet"
@@ -46,7 +48,7 @@ class DecontaminateSettings(BaseModel):
     """What must not be learnt; the defaults are GPT-3's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    sets: dict[str, EvaluationSet] = Field(default={})
+    sets: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], EvaluationSet] = {}
     """The evaluation sets by name; without one, nothing is compared."""
     ngram: int = Field(default=13, ge=1)
     """Words in sequence that count as the same text (GPT-3: 13)."""
@@ -165,7 +167,7 @@ def find_hits(batch: pl.DataFrame, folder: Path, min_shared: int) -> pl.DataFram
     hits = (
         by_text.group_by("document", "set", maintain_order=True)
         .agg(
-            pl.col("evaluation").get(pl.col("shared").arg_max()),
+            pl.col("evaluation").sort_by("shared", descending=True, maintain_order=True).first(),
             pl.col("shared").sum().cast(pl.Int64).alias("ngrams"),
             pl.first("begin", "end"),  # the earliest: texts stand in the order of their first n-grams
         )
@@ -194,6 +196,7 @@ def _verdicts(batch: pl.DataFrame, hits: pl.DataFrame, settings: DecontaminateSe
         .unique("doc_id", keep="first", maintain_order=True)
         .select("doc_id", evidence.alias("evidence"))
     )
+    few = "no n-gram" if settings.min_shared == 1 else f"fewer than {settings.min_shared} n-grams"
     dropped = pl.col("evidence").is_not_null()
     return (
         batch.select("doc_id")
@@ -203,7 +206,7 @@ def _verdicts(batch: pl.DataFrame, hits: pl.DataFrame, settings: DecontaminateSe
             pl.lit("decontaminate").alias("stage"),
             pl.when(dropped).then(pl.lit("dropped")).otherwise(pl.lit("kept")).alias("verdict"),
             pl.when(dropped).then(pl.lit(IN_EVALUATION_SET)).otherwise(pl.lit(CLEAN)).alias("reason"),
-            pl.coalesce("evidence", pl.lit(f"shares fewer than {settings.min_shared} n-grams with every set")),
+            pl.coalesce("evidence", pl.lit(f"shares {few} with any set")),
         )
     )
 

@@ -1,6 +1,6 @@
 """Tells whether two images show the same picture, from 64 bits of each.
 
-The hash is pHash (Zauner 2010, section 3.2.1): grey values at 32 x 32, their cosine transform, and for each of the
+The hash is pHash (Zauner 2010, the hash by DCT): grey values at 32 x 32, their cosine transform, and for each of the
 8 x 8 lowest frequencies whether it is above the median. Among CIFAR-10's 50,000 training images, looked at by eye,
 hashes at most 2 bits apart make 105 pairs, of which all but one show the same picture; at most 4 bits 273 pairs, all
 but 13 (small objects before a plain sky or sea); at most 6 bits 590, about one in six of the added ones wrong. The

@@ -3,16 +3,25 @@
 import gzip
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tasks.core.batches import Batches
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
-from tasks.decontaminate import DecontaminateSettings, decontaminate, take_evaluation_inventory
+from tasks.decontaminate import (
+    DecontaminateSettings,
+    decontaminate,
+    find_hits,
+    index_sets,
+    take_evaluation_inventory,
+)
 from tests.corpora import Row, corpus_of, fresh, rows_of
 
 QUESTION = "In which year did the first steam ferry cross the wide river below the old mill?"
@@ -68,7 +77,7 @@ def test_a_document_that_holds_a_question_goes_and_all_is_counted_and_quoted(tmp
         ("d4", "quiz", "quiz.jsonl#0", 5, other),
     ]
     evidence = "shares 4 different n-grams of at most 13 words with quiz, most with quiz.jsonl#1, first “{}”"
-    clean = ("decontaminate", "kept", "clean", "shares fewer than 1 n-grams with every set")
+    clean = ("decontaminate", "kept", "clean", "shares no n-gram with any set")
     assert verdicts(tmp_path).select(pl.exclude("doc_id")).rows() == [
         clean,
         ("decontaminate", "dropped", "in evaluation set", evidence.format(first)),
@@ -188,3 +197,54 @@ def test_a_set_that_cannot_be_used_is_named(
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         run(tmp_path, [CLEAN], settings_of({"quiz": {"path": str(tmp_path / name), "columns": [columns]}}))
+
+
+PHRASES = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=9).map(" ".join), min_size=1, max_size=4)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(st.sampled_from(["one", "two"]), PHRASES, min_size=1), PHRASES, st.integers(1, 3))
+def test_hits_are_those_of_a_plain_search(sets: dict[str, list[str]], texts: list[str], min_shared: int) -> None:
+    width = 3
+    grams = {
+        name: [
+            (row, tuple(words[start : start + width]))
+            for row, words in enumerate(text.split() for text in evaluation)
+            for start in range(len(words) - width + 1)
+        ]
+        for name, evaluation in sets.items()
+    }
+    chosen = {name: sets[name] for name in sorted(sets) if grams[name]}
+    expected = []
+    for number, words in enumerate(text.split() for text in texts):
+        own = list(dict.fromkeys(tuple(words[start : start + width]) for start in range(len(words) - width + 1)))
+        for name in chosen:
+            rows = [next((row for row, gram in grams[name] if gram == mine), None) for mine in own]
+            shared = [(row, gram) for row, gram in zip(rows, own, strict=True) if row is not None]
+            if len(shared) >= min_shared:
+                counts = [row for row, _ in shared]
+                most = max(dict.fromkeys(counts), key=counts.count)
+                expected.append((str(number), name, f"{name}.jsonl#{most}", len(shared), " ".join(shared[0][1])))
+    if not chosen:
+        return
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        how = settings_of(
+            {name: {"path": write_set(folder, *chosen[name], name=f"{name}.jsonl")} for name in chosen}, ngram=width
+        )
+        index_sets(take_evaluation_inventory(how), folder, how)
+        batch = pl.DataFrame({"doc_id": [str(number) for number in range(len(texts))], "text": texts})
+        assert find_hits(batch, folder, min_shared).rows() == expected
+
+
+def test_real_sentences_put_into_real_pages_are_all_found_and_nothing_else(tmp_path: Path, shared_data: Path) -> None:
+    stsa = (shared_data / "classify" / "sst2" / "stsa.binary.test").read_text().splitlines()
+    sentences = [line[2:] for line in stsa if len(line.split()) > 20][:50]
+    path = write_set(tmp_path, *sentences, name="sst.jsonl")
+    pages = pl.read_parquet(shared_data / "text" / "peps.parquet", n_rows=100)["text"].str.slice(0, 5000).to_list()
+    tainted = [f"{page[:2000]}\n{sentence}\n{page[2000:]}" for page, sentence in zip(pages, sentences, strict=False)]
+    how = settings_of({"sst": {"path": path}})
+    metrics = run(tmp_path, [*pages, *tainted], how, batch_bytes=100_000)
+    assert [row[0] for row in rows_of(tmp_path / "out")] == [f"d{index}" for index in range(len(pages))]
+    assert [row[2] for row in hits(tmp_path)] == [f"sst.jsonl#{index}" for index in range(50)]
+    assert metrics["dropped_in_evaluation_set"] == 50
