@@ -310,7 +310,7 @@ def test_what_is_kept_is_masked_and_counted(tmp_path: Path) -> None:
 
 def test_the_number_of_threads_does_not_show(tmp_path: Path) -> None:
     words = GOOD.split()
-    rows = [(f"d{i * 7919:060}", " ".join(words[i % 7 : i % 7 + i % 11]), "s") for i in range(50_000)]
+    rows = [(f"d{i * 7919:060}", " ".join(words[i % 7 : i % 7 + i % 11]), "s") for i in range(20_000)]
     documents = corpus_of(tmp_path / "in", rows, batch_bytes=10**9)  # enough for polars to divide among its threads
     script = (
         "import sys; from pathlib import Path; from tasks.core.batches import Batches; "
