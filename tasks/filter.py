@@ -72,18 +72,19 @@ def filter(documents: Artifact, settings: FilterSettings, out: Path, log: StageL
 
     The verdict on a document names the first rule that it breaks.
 
-    Raises UserError if no document is left.
+    Raises UserError if there are documents and none is left.
     """
     paths = document_files(documents)
     counts: Metrics = {"documents": 0, "kept": 0, "kept_bytes": 0}
-    counts.update((_metric(rule.reason), 0) for rule in settings.rules())
+    rules = settings.rules()
+    counts.update((_metric(rule.reason), 0) for rule in rules)
     for path, batch in zip(paths, batches.map("files", partial(_filter_file, settings), paths), strict=True):
         batch.hand_over("documents.parquet", out / path.name)
         batch.hand_over("verdicts.parquet", out / path.name.replace("documents", "verdicts"))
         for name, count in batch.facts.items():
             counts[name] = counts.get(name, 0) + count
-    if not counts["kept"]:
-        reason = max((rule.reason for rule in settings.rules()), key=lambda reason: counts[_metric(reason)])
+    if counts["documents"] and not counts["kept"]:
+        reason = max((rule.reason for rule in rules), key=lambda reason: counts[_metric(reason)])
         raise UserError(
             f"No document passes the filter: {counts[_metric(reason)]} of {counts['documents']} are dropped for "
             f"{reason!r}; relax that rule in the recipe's `filter`."

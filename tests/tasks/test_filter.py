@@ -207,7 +207,7 @@ TEN = "one two three four five six seven eight nine ten"
             "a. \n\nb",
             "a\nb",
             "unpunctuated lines",
-            "0 of lines end so, at least 0.5",
+            "0 of lines end in punctuation, at least 0.5",
         ),
         ("fineweb", "max_short_lines", 0.5, "a" * 31, "a" * 30, "short lines", "1 of lines, at most 0.5"),
         (
@@ -330,3 +330,15 @@ def test_a_filter_that_drops_everything_is_the_users_mistake(tmp_path: Path) -> 
     documents = corpus_of(tmp_path / "in", [("a", "one two", "s"), ("b", "three", "s")])
     with pytest.raises(UserError, match=r"2 of 2 are dropped for 'too few words'; relax"):
         run(documents, FilterSettings(), tmp_path)
+
+
+def test_a_night_without_documents_is_no_error(tmp_path: Path) -> None:
+    metrics = run(corpus_of(tmp_path / "in", []), FilterSettings(), tmp_path)
+    assert (metrics["documents"], metrics["kept"], metrics["dropped_too_few_words"]) == (0, 0, 0)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_no_two_rules_give_the_same_reason() -> None:
+    settings = FilterSettings.model_validate({"language": {"allowed": ["en"]}, "c4": {}, "fineweb": {}})
+    reasons = [rule.reason for rule in settings.rules()]
+    assert len(reasons) == len(set(reasons)) == 1 + 10 + 13 + 4 + 4
