@@ -1,8 +1,8 @@
 """Drops documents that published quality rules call bad, and says of each document which rule and what was measured.
 
 No Python runs per document: compiled kernels read the bytes of a file of documents once and leave a row of counts for
-each (measures.py), the rules are columnar comparisons over those (rules.py). All four rule sets together take 15 ns a
-byte, 60 MB of text a second and core.
+each (measures.py), the rules are columnar comparisons over those (rules.py). All four rule sets together judge 33 to
+55 MB of text a second and core, where datatrove's four judge 0.2 (`python -m tests.benchmarks.filter`).
 """
 
 from functools import partial
@@ -74,7 +74,8 @@ def filter(documents: Artifact, settings: FilterSettings, out: Path, log: StageL
     """
     paths = document_files(documents)
     counts: Metrics = {"documents": 0, "kept": 0, "kept_bytes": 0}
-    counts.update((_metric(rule.reason), 0) for rule in settings.rules())
+    rules = settings.rules()
+    counts.update((_metric(rule.reason), 0) for rule in rules)
     for path, batch in zip(paths, batches.map("files", partial(_filter_file, settings), paths), strict=True):
         batch.hand_over("documents.parquet", out / path.name)
         batch.hand_over("verdicts.parquet", out / path.name.replace("documents", "verdicts"))

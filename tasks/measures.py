@@ -1,7 +1,7 @@
 """Measures a column of texts for the rule sets that are on, a slice of it at a time, and applies C4's rules on lines.
 
 A slice is small enough for its words and lines to stay in the processor's second cache, and is what bounds the scratch
-memory of a thread: some 15 times the slice, or the longest text if that is longer.
+memory of a thread: some ten times the slice, or the longest text if that is longer.
 """
 
 import numpy as np

@@ -1,9 +1,9 @@
 """How much of a text repeats itself: the measures of Gopher's repetition rules, and of FineWeb's on lines.
 
 Rae et al. 2021 (arXiv 2112.11446), table A1. Works on the words and lines of a `Scan` alone: an n-gram is a difference
-of two rolling hashes, and has been seen if its 64 bits stand in a table, so no string is built. An n-gram can only occur
-twice where both shorter ones in it do: after the 2-grams few candidates are left, and the sizes 3 to 10 together cost
-less than the first. COST
+of two rolling hashes, and has been seen if its 64 bits stand in a table, so no string is built. An n-gram can only
+occur twice where both shorter ones in it do: after the 2-grams few candidates are left. Cost: 3 to 5 ns a byte, where
+a table of all n-grams of each size took 6 to 13.
 """
 
 import numpy as np
@@ -76,7 +76,10 @@ def _tables(*ranges: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.
 
 @njit
 def _mix(value):  # type: ignore[no-untyped-def]
-    """MurmurHash3's finaliser, but never 0, which marks an empty place."""
+    """MurmurHash3's finaliser, but never 0, which marks an empty place.
+
+    Not shared with scan.py: numba's cache of a kernel does not see a change in another file.
+    """
     value = uint64(value ^ (value >> uint64(33))) * uint64(0xFF51AFD7ED558CCD)
     value = uint64(value ^ (value >> uint64(33))) * uint64(0xC4CEB9FE1A85EC53)
     return uint64(value ^ (value >> uint64(33))) | uint64(1)

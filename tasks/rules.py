@@ -195,7 +195,10 @@ def fineweb_rules(limits: FineWeb) -> list[Rule]:
     """The rules that are on, over the columns repetition.REMAINS and "left_newlines"."""
     return _on(
         _least(
-            limits.min_punctuated_lines, "unpunctuated lines", share("left_terminal", "left_lines"), "of lines end so"
+            limits.min_punctuated_lines,
+            "unpunctuated lines",
+            share("left_terminal", "left_lines"),
+            "of lines end in punctuation",
         ),
         _most(limits.max_short_lines, "short lines", share("left_short", "left_lines"), "of lines"),
         _most(

@@ -208,7 +208,7 @@ TEN = "one two three four five six seven eight nine ten"
             "a. \n\nb",
             "a\nb",
             "unpunctuated lines",
-            "0 of lines end so, at least 0.5",
+            "0 of lines end in punctuation, at least 0.5",
         ),
         ("fineweb", "max_short_lines", 0.5, "a" * 31, "a" * 30, "short lines", "1 of lines, at most 0.5"),
         (
@@ -311,7 +311,7 @@ def test_what_is_kept_is_masked_and_counted(tmp_path: Path) -> None:
 
 def test_the_number_of_threads_does_not_show(tmp_path: Path) -> None:
     words = GOOD.split()
-    rows = [(f"d{i * 7919:060}", " ".join(words[i % 7 : i % 7 + i % 11]), "s") for i in range(50_000)]
+    rows = [(f"d{i * 7919:060}", " ".join(words[i % 7 : i % 7 + i % 11]), "s") for i in range(20_000)]
     documents = corpus_of(tmp_path / "in", rows, batch_bytes=10**9)  # enough for polars to divide among its threads
     script = (
         "import sys; from pathlib import Path; from tasks.core.batches import Batches; "
@@ -334,3 +334,15 @@ def test_a_filter_that_drops_everything_is_the_users_mistake(tmp_path: Path) -> 
     (tmp_path / "out" / "metrics.json").write_text(json.dumps(counts))
     with pytest.raises(UserError, match=r"2 of 2 are dropped for 'too few words'; relax"):
         require_documents(Artifact.of("filter", tmp_path / "out"))
+
+
+def test_a_night_without_documents_is_no_error(tmp_path: Path) -> None:
+    metrics = run(corpus_of(tmp_path / "in", []), FilterSettings(), tmp_path)
+    assert (metrics["documents"], metrics["kept"], metrics["dropped_too_few_words"]) == (0, 0, 0)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_no_two_rules_give_the_same_reason() -> None:
+    settings = FilterSettings.model_validate({"language": {"allowed": ["en"]}, "c4": {}, "fineweb": {}})
+    reasons = [rule.reason for rule in settings.rules()]
+    assert len(reasons) == len(set(reasons)) == 1 + 10 + 13 + 4 + 4

@@ -2,6 +2,7 @@
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from tasks.filter import FilterSettings, judge
 from tasks.language import Language, languages_of
@@ -41,3 +42,8 @@ def test_other_languages_are_dropped_with_what_was_found() -> None:
     evidence = verdicts["evidence"][2]
     assert evidence.endswith(" probability of fr, at least 0.65 of de or en")
     assert float(evidence.split()[0]) > 0.8
+
+
+def test_a_language_is_named_by_its_code() -> None:
+    with pytest.raises(ValidationError, match="allowed"):
+        Language(allowed=("english",))

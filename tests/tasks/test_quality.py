@@ -23,9 +23,9 @@ SETS = [
 # fmt: off
 PIECES = [
     "a", "b", "the", "of", "and", "be...", "word's", "“be”", "state-of-the-art", "日本語。", "中", "한국", "é",
-    "e\u0301", "\U0001d518\U0001d52b", "😀", "…", "...", ".", "..", "!", "?", "\uff1f", ".”", "」", ")", "[1]", "[]", "[edit]",
-    "[Citation Needed]", "[x]", "[", "]", "{}", "#", "-", "•", "*", "‣", "lorem ipsum", "Lorem", "JavaScript", "\x00",
-    "\x1f", "\u017f", "\u212a", "privacy policy", "use of cookies", "use Cookies", "x" * 1001, "é" * 1001,
+    "e\u0301", "\U0001d518\U0001d52b", "😀", "…", "...", ".", "..", "!", "?", "\uff1f", ".”", "」", ")", "[1]", "[]",
+    "[edit]", "[Citation Needed]", "[x]", "[", "]", "{}", "#", "-", "•", "*", "‣", "lorem ipsum", "Lorem", "JavaScript",
+    "\x00", "\x1f", "\u017f", "\u212a", "privacy policy", "use of cookies", "use Cookies", "x" * 1001, "é" * 1001,
 ]
 # fmt: on
 SPACES = ["", " ", "  ", "\n", "\n\n", "\n \n", "\r", "\r\n", "\t", "\xa0", "\u2028", "\u3000", "\x85", "\v", "\x1c"]
@@ -52,7 +52,7 @@ def test_every_measure_equals_the_reference(settings: FilterSettings, texts: lis
     assert measured(texts, settings) == [measures_of(text, settings) for text in texts]
 
 
-@pytest.mark.parametrize("settings", SETS)
+@pytest.mark.parametrize("settings", [SETS[0], SETS[-1]])
 @given(st.lists(nasty | anything, min_size=1, max_size=4))
 def test_every_verdict_and_edited_text_equals_the_reference(settings: FilterSettings, texts: list[str]) -> None:
     assert judgements(texts, settings) == [judged(text, settings) for text in texts]
@@ -77,7 +77,7 @@ REAL = {
 @pytest.mark.parametrize("name", REAL)
 def test_real_texts_are_judged_as_by_the_reference(name: str, shared_data: Path) -> None:
     column = pl.read_parquet(shared_data / name, columns=["text"])["text"]
-    texts = column.gather_every(len(column) // REAL[name]).str.slice(0, 20_000).to_list()
+    texts = column.gather_every(len(column) // REAL[name]).str.slice(0, 10_000).to_list()
     for settings in (WEB, FilterSettings(mask=None)):
         assert measured(texts, settings) == [measures_of(text, settings) for text in texts]
         assert judgements(texts, settings) == [judged(text, settings) for text in texts]
