@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.band_index import (
+    MOST_DOCUMENTS,
     DocumentFile,
     Family,
     Keys,
@@ -279,6 +280,8 @@ def _search(
 ) -> Search:
     live = tuple(before.runs[family]) if before else ()
     swallowed = swallowed_runs(live, entries)
+    if swallowed and start + sum(file.count for file in tonight) - live[-swallowed].start > MOST_DOCUMENTS:
+        swallowed = 0
     bits = part_bits(entries + sum(run.entries for run in live[len(live) - swallowed :]))
     return Search(family, older, tonight, start, folders, live, swallowed, entries, bits, threshold, repeated)
 

@@ -4,7 +4,7 @@ Stable throughout: entries with one key stay in their order, which is that of th
 """
 
 import numpy as np
-from numba import njit
+from numba import int64, njit
 
 BUCKETS = 256
 """Ranges of keys that a batch's own entries are divided into, before it is known how many parts the night has."""
@@ -33,9 +33,28 @@ def into_buckets(keys, chosen):  # type: ignore[no-untyped-def]
     return placed, rows, ends
 
 
+@njit
+def _sort_by_bits(keys, positions, bits):  # type: ignore[no-untyped-def]
+    """Where a key is common, so that insertion would be quadratic: by the lower bits of the key, the lowest first."""
+    to_keys, to_positions = np.empty_like(keys), np.empty_like(positions)
+    for bit in range(bits):
+        ones = keys.size
+        for key in keys:
+            ones -= int64(key >> np.uint64(bit) & np.uint64(1))
+        zeros = 0
+        for index in range(keys.size):
+            place = ones if keys[index] >> np.uint64(bit) & np.uint64(1) else zeros
+            to_keys[place], to_positions[place] = keys[index], positions[index]
+            if place == ones:
+                ones += 1
+            else:
+                zeros += 1
+        keys[:], positions[:] = to_keys, to_positions
+
+
 @njit(nogil=True, cache=True)
 def sort_range(keys, positions, first, shift, digits):  # type: ignore[no-untyped-def]
-    """One pass by the leading digits of a key, then each handful by insertion, or by merging where a key is common."""
+    """One pass by the leading digits of a key, then each handful by insertion; see `band_index.sort_entries`."""
     ends = np.zeros((1 << digits) + 1, dtype=np.int64)
     for key in keys:
         ends[((key - first) >> shift) + np.uint64(1)] += 1
@@ -50,8 +69,7 @@ def sort_range(keys, positions, first, shift, digits):  # type: ignore[no-untype
     for bucket in range(ends.size - 1):
         start, end = ends[bucket], ends[bucket + 1]
         if end - start > FEW:
-            order = np.argsort(to_keys[start:end], kind="mergesort")
-            to_keys[start:end], to_positions[start:end] = to_keys[start:end][order], to_positions[start:end][order]
+            _sort_by_bits(to_keys[start:end], to_positions[start:end], shift)
             continue
         for index in range(start + 1, end):
             key, position, place = to_keys[index], to_positions[index], index

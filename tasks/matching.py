@@ -1,7 +1,7 @@
 """Looks for what a document repeats: in the index of all nights and among tonight's own, a range of keys at a time.
 
 Candidates are the earliest documents with an equal key. Each is asked of the table that can answer, "contents" for the
-same words and "sketches" for similarity; a pair is compared once for each key that it shares (0.5 us, mostly the
+same words and "sketches" for similarity; a pair is compared once for each key that it shares (1 us, mostly the
 reading of two rows), since remembering what was compared would need memory that grows with the corpus.
 """
 
