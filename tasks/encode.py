@@ -9,7 +9,7 @@ either way, so the engine is no part of a stage's key.
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -22,8 +22,6 @@ from tokenizers import Tokenizer
 from tasks.core.store import Artifact
 from tasks.vocabulary import count_ids, end_of_text_id, load_tokenizer, token_dtype
 
-SLICE_BYTES = 4_000_000
-"""Text that is encoded at a time: what bounds the memory of ids that are not yet in their smallest type."""
 PROBED_TOKENS = 1000
 BEGINNING = 2000  # characters of a sampled document that are compared
 
@@ -67,12 +65,9 @@ class Encoder:
         tokens[of_text] = ids
         return tokens, lengths
 
-    def first_difference(self, texts: pa.LargeStringArray, count: int) -> int | None:
-        """Where the engine and `tokenizers` differ on the beginnings of `count` texts, evenly spread; None: nowhere."""
-        chosen = np.unique(np.linspace(0, len(texts) - 1, min(count, len(texts))).astype(np.int64))
-        sample = pc.utf8_slice_codeunits(texts.take(as_arrow(chosen)), 0, BEGINNING)
-        different = _difference(self.encode, _tokenizers(self.reference), sample)
-        return None if different is None else int(chosen[different])
+    def first_difference(self, texts: pa.LargeStringArray) -> int | None:
+        """Index of the first text on whose beginning the engine and `tokenizers` differ; None if they do not."""
+        return _difference(self.encode, _tokenizers(self.reference), pc.utf8_slice_codeunits(texts, 0, BEGINNING))
 
 
 _building = threading.Lock()
@@ -158,14 +153,6 @@ def _tokenizers(reference: Tokenizer) -> Encode:
 def as_arrow(values: NDArray[np.integer]) -> pa.Array:
     """The numbers as an Arrow array without copying them. `pa.array` does so too, but imports pandas first: 0.2 s."""
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
-
-
-def slices(texts: pa.LargeStringArray) -> Iterator[slice]:
-    """Where to cut the texts so that each part holds some 4 MB, or one longer text."""
-    starts = _offsets(texts)
-    cuts = (np.flatnonzero(np.diff((starts[1:] - starts[0]) // SLICE_BYTES)) + 1).tolist()
-    for start, stop in zip([0, *cuts], [*cuts, len(texts)], strict=True):
-        yield slice(start, stop)
 
 
 def _offsets(texts: pa.LargeStringArray) -> NDArray[np.int64]:

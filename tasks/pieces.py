@@ -4,11 +4,10 @@ BPE (Sennrich et al. 2016) is the default: fastest to train and to encode. Unigr
 generation, WordPiece (Devlin et al. 2019) the one that masked models are used with; only it loses something, the
 spaces between words and characters too rare for its alphabet. The trainers of the `tokenizers` package for the last
 two give another vocabulary in every process, because they walk a randomly seeded hash map: WordPiece is told its
-alphabet beforehand, which settles the order, and Unigram is trained here.
+alphabet beforehand, which settles the order, and Unigram is trained in tasks/unigram.py.
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
@@ -16,6 +15,8 @@ from typing import Literal
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
+
+from tasks.unigram import learn_pieces
 
 Kind = Literal["bpe", "wordpiece", "unigram"]
 Sample = Callable[[], Iterator[list[str]]]
@@ -43,8 +44,6 @@ BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 WORDPIECE_ALPHABET = 1000  # BERT's own limit on characters
 
 UNIGRAM_SEED = 4  # times the vocabulary: pieces to start from
-UNIGRAM_KEEP = 0.75  # of the pieces, at most, outlive a round (Kudo 2018, section 3.2)
-UNIGRAM_ROUNDS = 2  # of estimation between two cuts
 UNIGRAM_LONGEST = 16  # bytes of a piece
 
 
@@ -107,52 +106,17 @@ def _learn_wordpiece(vocabulary: int, sample: Sample) -> Tokenizer:
 
 
 def _learn_unigram(vocabulary: int, sample: Sample) -> Tokenizer:
-    """Kudo 2018, section 3.2, with a byte-level BPE of four times the size for the pieces to start from.
-
-    Each round counts every piece in the best segmentation of every word, takes the relative counts for probabilities,
-    and drops the rarest quarter. The best segmentation stands for all of them (hard EM): counts are then whole
-    numbers, which add up to the same sum in any order.
-    """
+    """From the pieces of a byte-level BPE of four times the size, as Kudo 2018 (section 3.2) suggests for a seed."""
     specials = list(SPECIALS["unigram"].values())
     wanted = vocabulary - len(specials)
     seed = _learn_bpe(len(BYTES) + UNIGRAM_SEED * wanted, sample, specials=())
     pieces = [piece for piece in seed.get_vocab() if len(piece) <= UNIGRAM_LONGEST]
-    words = _count_words(seed, sample)
-    counts = _count_pieces(seed, words)
-    while True:
-        for _ in range(UNIGRAM_ROUNDS):
-            model = _unigram(specials, pieces, counts)
-            counts = _count_pieces(model, words)
-        if len(pieces) <= wanted:
-            return _unigram(specials, pieces, counts)
-        room = max(wanted, int(len(pieces) * UNIGRAM_KEEP)) - len(BYTES)
-        longer = sorted((-counts[piece], piece) for piece in pieces if len(piece) > 1)
-        pieces = [*BYTES, *(piece for _, piece in longer[:room])]
-
-
-def _count_words(tokenizer: Tokenizer, sample: Sample) -> Counter[str]:
     words: Counter[str] = Counter()
     for texts in sample():
         for text in texts:
-            words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
-    return words
-
-
-def _count_pieces(tokenizer: Tokenizer, words: Counter[str]) -> Counter[str]:
-    """How often each piece occurs, every word cut by the tokenizer's model."""
-    bare = Tokenizer(tokenizer.model)
-    counts: Counter[str] = Counter()
-    for encoding, count in zip(bare.encode_batch_fast(list(words)), words.values(), strict=True):
-        for piece in encoding.tokens:
-            counts[piece] += count
-    return counts
-
-
-def _unigram(specials: list[str], pieces: list[str], counts: Counter[str]) -> Tokenizer:
-    """A tokenizer of these pieces, the most frequent first; one that never occurs counts for half."""
-    total = math.log(sum(counts.values()))
-    ordered = sorted((-counts[piece], piece) for piece in pieces)
-    scored = [(piece, math.log(-count or 0.5) - total) for count, piece in ordered]
+            words.update(word for word, _ in seed.pre_tokenizer.pre_tokenize_str(text))
+    ordered = sorted(words)
+    scored = learn_pieces(ordered, [words[word] for word in ordered], pieces, BYTES, wanted)
     unknown = specials.index(SPECIALS["unigram"]["unk_token"])
     tokenizer = _byte_level(Unigram([*((special, 0.0) for special in specials), *scored], unk_id=unknown))
     tokenizer.add_special_tokens(specials)

@@ -8,6 +8,7 @@ The shards are Arrow IPC *files* (random access to any batch): `datasets.load_da
 them, `Dataset.from_file`, which expects the stream format, does not.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from tasks.core.batches import Batches, Facts
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import SCHEMA, document_files
-from tasks.encode import as_arrow, encoder, fault_of, slices
+from tasks.encode import as_arrow, encoder, fault_of
 from tasks.split import is_heldout, read_split
 
 SPLITS = ("train", "heldout")
 COUNTS = ("documents", "bytes", "tokens")
+PART_BYTES = 4_000_000  # of text in a record batch: bounds what is in memory beside the shard's own pages
 
 
 class TokenizeSettings(BaseModel):
@@ -88,11 +90,6 @@ def _encode_file(
 ) -> Facts:
     """Write one file's train.arrow and heldout.arrow, or say which of its documents the engine encodes differently."""
     encode = encoder(tokenizer, engine)
-    ids, texts, sources = _read(path) if path else (pa.array([], field.type) for field in SCHEMA)
-    if checked and len(texts):
-        different = encode.first_difference(texts, checked)
-        if different is not None:
-            return {"differs": ids[different].as_py()}
     schema = pa.schema(
         [
             ("doc_id", pa.string()),
@@ -104,14 +101,18 @@ def _encode_file(
     facts: Facts = {"vocabulary": encode.vocabulary}
     facts |= {split: dict.fromkeys(COUNTS, 0) for split in SPLITS}
     writers = {split: pa.ipc.new_file(str(folder / f"{split}.arrow"), schema) for split in SPLITS}
-    held = is_heldout(pl.Series(ids), heldout).to_arrow()
-    for part in slices(texts):
-        lists = token_lists(*encode(texts[part]))
-        sizes = pc.binary_length(texts[part]).cast(pa.int32())
-        rows = pa.RecordBatch.from_arrays([ids[part], sources[part], sizes, lists], schema=schema)
-        for split, chosen in zip(SPLITS, (pc.invert(held[part]), held[part]), strict=True):
-            if chosen.true_count:
-                side = rows if chosen.true_count == len(chosen) else rows.filter(chosen)
+    for part, chosen in _parts(path, checked) if path else ():
+        ids, texts, sources = part.columns
+        different = encode.first_difference(texts.take(as_arrow(chosen))) if len(chosen) else None
+        if different is not None:
+            return {"differs": ids[int(chosen[different])].as_py()}
+        lists = token_lists(*encode(texts))
+        sizes = pc.binary_length(texts).cast(pa.int32())
+        rows = pa.RecordBatch.from_arrays([ids, sources, sizes, lists], schema=schema)
+        held = is_heldout(pl.Series(ids), heldout).to_arrow()
+        for split, mask in zip(SPLITS, (pc.invert(held), held), strict=True):
+            if mask.true_count:
+                side = rows if mask.true_count == len(mask) else rows.filter(mask)
                 writers[split].write_batch(side)
                 facts[split]["documents"] += side.num_rows
                 facts[split]["bytes"] += pc.sum(side["bytes"]).as_py()
@@ -121,9 +122,15 @@ def _encode_file(
     return facts
 
 
-def _read(path: Path) -> tuple[pa.StringArray, pa.LargeStringArray, pa.StringArray]:
-    """The columns of `SCHEMA`, each in one piece."""
+def _parts(path: Path, checked: int) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int64]]]:
+    """The documents of a file, some 4 MB at a time, and which of each part are to be checked, evenly spread."""
     with pq.ParquetFile(path, memory_map=True) as file:
-        table = file.read(SCHEMA.names, use_threads=False).cast(SCHEMA)
-    ids, texts, sources = (column.combine_chunks() for column in table.columns)
-    return ids, texts, sources
+        documents = file.metadata.num_rows
+        size = sum(file.metadata.row_group(index).total_byte_size for index in range(file.num_row_groups))
+        spread = np.unique(np.linspace(0, documents - 1, min(checked, documents)).astype(np.int64))
+        rows = max(1, documents * PART_BYTES // max(1, size))
+        start = 0
+        for part in file.iter_batches(rows, columns=SCHEMA.names, use_threads=False):
+            stop = start + part.num_rows
+            yield part.cast(SCHEMA), spread[(spread >= start) & (spread < stop)] - start
+            start = stop
