@@ -2,7 +2,7 @@
 
 No Python runs per document: compiled kernels read the bytes of a file of documents once and leave a row of counts for
 each (measures.py), the rules are columnar comparisons over those (rules.py). All four rule sets together judge 33 to
-55 MB of text a second and core, where datatrove's four judge 0.2 (`python -m tests.benchmarks.filter`).
+55 MB of text a second and core, where datatrove's four judge 0.3 (`python -m tests.benchmarks.filter`).
 """
 
 from functools import partial
