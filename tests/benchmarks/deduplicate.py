@@ -136,7 +136,7 @@ def _report(home: Path, truth: pl.DataFrame, ours: Side, daft: Side, datatrove: 
 def _near_pairs(verdicts: pl.DataFrame, texts: dict[str, str]) -> pl.DataFrame:
     """Each near-duplicate's estimated similarity to the document that it is said to repeat, and the true one."""
     near = verdicts.filter(pl.col("reason") == "near-duplicate")
-    pairs = zip(near["doc_id"], near["evidence"].str.split(" to ").list.last(), strict=True)
+    pairs = zip(near["doc_id"], near["evidence"].str.extract(r"similarity \S+ to (.*)"), strict=True)
     return near.with_columns(true=pl.Series([jaccard(texts[one], texts[other]) for one, other in pairs]))
 
 
