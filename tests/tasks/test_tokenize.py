@@ -1,5 +1,7 @@
 """Tokenize: shards that map into memory, in order, with every token traceable to its document."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import polars as pl
@@ -7,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.batches import Batches
+from tasks.core.batches import Batches, do_batch
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
 from tasks.documents import SCHEMA
@@ -31,16 +33,6 @@ COLUMNS = pa.schema(
 )
 
 
-class Said(StageLog):
-    """Keeps what a stage said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, message: str) -> None:
-        self.lines.append(message)
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
     """Documents in many small files, and a tokenizer that was not shown a quarter of them."""
@@ -50,9 +42,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact
     return documents, Artifact.of("tokenizer", folder / "tokenizer")
 
 
-def run(corpus: tuple[Artifact, Artifact], out: Path, log: StageLog | None = None) -> Metrics:
+def run(corpus: tuple[Artifact, Artifact], out: Path) -> Metrics:
     batches = Batches(out.with_name(f"{out.name}-batches"))
-    return tokenize(*corpus, TokenizeSettings(), fresh(out), log or StageLog(), batches)
+    return tokenize(*corpus, TokenizeSettings(), fresh(out), StageLog(), batches)
 
 
 def read(path: Path) -> pa.Table:
@@ -125,12 +117,27 @@ def test_a_file_in_which_no_document_is_left_keeps_its_number(
     assert read(tmp_path / "out" / "train-00001.arrow")["doc_id"].to_pylist() == ["a"]
 
 
-def test_the_same_documents_give_the_same_bytes_from_one_slice_as_from_many_threads(
-    corpus: tuple[Artifact, Artifact], tmp_path: Path
+def test_threads_and_other_processes_write_the_same_bytes(corpus: tuple[Artifact, Artifact], tmp_path: Path) -> None:
+    run(corpus, tmp_path / "threads")
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        batches = Batches(tmp_path / "batches", lambda *work: pool.submit(do_batch, *work))
+        tokenize(*corpus, TokenizeSettings(), fresh(tmp_path / "processes"), StageLog(), batches)
+    digests = {Artifact.of("x", tmp_path / name).digest for name in ("threads", "processes")}
+    assert len(digests) == 1
+
+
+def test_long_and_short_documents_of_one_file_are_read_in_parts(
+    corpus: tuple[Artifact, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("one", "two"):
-        run(corpus, tmp_path / name)
-    assert Artifact.of("x", tmp_path / "one").digest == Artifact.of("x", tmp_path / "two").digest
+    rows = [(f"d{index}", "word " * (20_000 if index == 7 else index), "s") for index in range(40)]
+    documents = corpus_of(tmp_path / "in", rows, batch_bytes=1 << 30)
+    run((documents, corpus[1]), tmp_path / "whole")
+    monkeypatch.setattr("tasks.tokenize.PART_BYTES", 10_000)
+    run((documents, corpus[1]), tmp_path / "parts")
+    for split in ("train", "heldout"):
+        whole, parts = (read_split(tmp_path / name, split) for name in ("whole", "parts"))
+        assert parts["tokens"].num_chunks > 1 == whole["tokens"].num_chunks
+        assert parts.combine_chunks() == whole.combine_chunks()
 
 
 def test_datasets_reads_the_shards(corpus: tuple[Artifact, Artifact], tmp_path: Path) -> None:
