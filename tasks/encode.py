@@ -1,8 +1,8 @@
 """Texts to token ids, in Arrow buffers, by the fastest engine whose ids are those of the `tokenizers` package.
 
 `gigatoken` reads the Arrow buffers of the texts where they lie and encodes some 150 MB a second and core (32k BPE),
-where `tokenizers` does 2 to 3. It knows byte-level and SentencePiece BPE only, and is young: hence three guards. What it
-cannot load goes to `tokenizers`; so does a tokenizer for which the two differ on texts made to be difficult
+where `tokenizers` does 2 to 3. It knows byte-level and SentencePiece BPE only, and is young: hence three guards. What
+it cannot load goes to `tokenizers`; so does a tokenizer for which the two differ on texts made to be difficult
 (`fault_of`); and whoever encodes a corpus compares them on a sample of it (`first_difference`). Ids are the same
 either way, so the engine is no part of a stage's key.
 """
