@@ -46,7 +46,7 @@ class DocumentWriter:
         self._pending_bytes = 0
 
     def add(self, doc_id: str, text: str, source: str) -> None:
-        """Take one document. Whoever has columns gives tables: they cost a hundredth."""
+        """Take one document. Whoever has columns gives tables: rows cost 80 times as much."""
         self._rows.append((doc_id, text, source))
         if len(self._rows) == ROWS_HELD:
             self._take_rows()
@@ -96,7 +96,10 @@ def as_documents(rows: Sequence[tuple[str, str, str]]) -> pa.Table:
 def write_documents(documents: pl.DataFrame | pa.Table, folder: Path, number: int) -> None:
     """Write the file of documents with this number, also when no document is left in it."""
     path = folder / f"documents-{number:05d}.parquet"
-    pq.write_table(as_table(documents, SCHEMA), path, compression="zstd")
+    # Texts differ: a dictionary of them and their extremes cost a sixth of the time and find nothing.
+    pq.write_table(
+        as_table(documents, SCHEMA), path, compression="zstd", use_dictionary=["source"], write_statistics=False
+    )
 
 
 def as_table(data: pl.DataFrame | pa.Table, schema: pa.Schema) -> pa.Table:

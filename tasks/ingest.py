@@ -4,7 +4,8 @@ The inventory is divided into batches of some 32 MB (small files together, a big
 file of JSON lines by ranges of bytes), which the recipe's engine reads side by side. A bad row or file is written down
 and passed over: one broken download must not cost a night; too many of them mean that something is wrong with the
 source, and stop it. Documents named by the data itself may come twice; the second is then called `name#2`, for which
-8 bytes of each document's name are held: the only memory that grows with a night.
+8 bytes of each document's name are held: the only memory that grows with a night. Text goes at 65 (gzip) to 125 MB
+(CSV) a second of CPU time; 0.2 GB and 0.8 GB of JSON lines both took 0.52 GB of memory on two threads.
 """
 
 from collections import Counter
@@ -49,7 +50,7 @@ class IngestSettings(BaseModel):
 
 
 def take_inventory(settings: IngestSettings) -> Inventory:
-    """Look at every source without reading it: 0.3 s for an environment of 220 distributions.
+    """Look at every source without reading it: 0.3 s for an environment of 290 distributions.
 
     Raises:
         UserError: a path that does not exist, a glob without a match, a package that is not installed, a dataset that

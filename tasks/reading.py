@@ -98,6 +98,7 @@ def read_batch(batch: FilesBatch | PythonBatch, folder: Path) -> Facts:
         else:
             _read_python(batch, writer, rejects)
         writer.flush()
+    pa.default_memory_pool().release_unused()  # else memory grows with the batches that a worker has done
     first = rejects.first and [rejects.first.path, rejects.first.row, rejects.first.reason]
     return {"files": writer.files, "rejects": rejects.written, "first": first}
 
@@ -168,14 +169,20 @@ class _Reader:
 def _documents(rows: pa.Table, batch: FilesBatch) -> pa.Table:
     """Documents of rows whose columns are known to be UTF-8."""
     numbered = pc.binary_join_element_wise(rows["path"], pc.cast(rows["row"], pa.string()), "#")
-    given = versioned(pc.cast(rows["id"], pa.string()), batch.night)
+    given = versioned(_filled(rows["id"]), batch.night)
     given = pc.binary_join_element_wise(f"{batch.source}/", given, "")
     columns = [
         pc.coalesce(given, numbered, rows["path"]),
         rows["text"],
-        pc.coalesce(pc.cast(rows["source"], pa.string()), batch.source),
+        pc.coalesce(_filled(rows["source"]), batch.source),
     ]
     return pa.Table.from_arrays(columns, names=SCHEMA.names).cast(SCHEMA)
+
+
+def _filled(names: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Names as text, null where there is none: CSV cannot say null but by an empty field."""
+    names = pc.cast(names, pa.string())
+    return pc.if_else(pc.equal(names, ""), None, names)
 
 
 def versioned(ids: pa.Array, night: int) -> pa.Array:

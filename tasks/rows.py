@@ -35,7 +35,7 @@ class Columns(BaseModel):
     """Holds the document."""
     id: str | None = None
     """Names the document, which is then called <source>/<id>; without one it is named by file and row. Text or whole
-    numbers; a row that has none is named by its number."""
+    numbers; a row that has none, or an empty one, is named by its number."""
     source: str | None = None
     """Says where the document is from, for results by source; without one that is the source's name in the recipe."""
 

@@ -106,7 +106,7 @@ def test_columns_name_documents_and_their_sources(tmp_path: Path) -> None:
         ("notes/a.parquet#1", "b", "notes"),
         ("notes/3", "c", "y.org"),
         ("notes/11", "a", "x.org"),
-        ("notes/", "b", ""),  # CSV knows no null
+        ("notes/b.csv#1", "b", "notes"),
         ("notes/13", "c", "y.org"),
         ("notes/21", "a", "x.org"),
         ("notes/c.jsonl#1", "b", "notes"),
