@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.core.run import flat
+from tasks.core.run import CODE_AND_LIBRARIES, flat
 from tasks.core.stage import Call
 from tasks.core.store import Artifact, Request, Store, find_damage
 
@@ -40,6 +40,8 @@ class Plan:
         """Say what would happen; the answer is the artifact that stands, or a promise of one."""
         request = call.request()
         record = self.store.record(request.key)
+        if record is None and call.settled and call.stage.external:
+            record = self.store.nearly_answered(request, CODE_AND_LIBRARIES)
         if record is not None:
             artifact = self.store.get(record.reference)
             damage = find_damage(artifact, sampled_bytes=0)

@@ -1,8 +1,8 @@
 """Compiles kernels with numba, and forgets every compiled one when the source of any has changed.
 
-numba keeps what it compiled beside the file that it stands in and looks at that file's time only; but a kernel holds the
-code of those that it calls, which may stand in another file. A changed definition of a word would live on in kernels that
-were compiled before. So all of them are kept in one folder, named by what all files with kernels hold.
+numba keeps what it compiled beside the file that it stands in and looks at that file's time only; but a kernel holds
+the code of those that it calls, which may stand in another file. A changed definition of a word would live on in
+kernels that were compiled before. So all of them are kept in one folder, named by what all files with kernels hold.
 """
 
 import hashlib

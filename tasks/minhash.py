@@ -19,8 +19,10 @@ none for texts of under 200 words, most of whose shingles have a bin of their ow
 """
 
 import numpy as np
-from numba import int64, njit, uint8, uint32, uint64
+from numba import int64, uint8, uint32, uint64
 from numpy.typing import NDArray
+
+from tasks.compiled import njit
 
 Signatures = NDArray[np.uint32]
 

@@ -5,18 +5,16 @@ open-addressing table behind a bitmap of 16 to 32 bits an n-gram, which answers 
 cache: 60 ns a word against 1.3 million n-grams (135 ns without the bitmap; 49 ns against 65,000), and no string is
 built. The n-grams of the collection are known by 64-bit hashes only: scanning a trillion words against a million
 n-grams raises 0.05 false alarms (10^12 x 10^6 / 2^64).
-
-A kernel compiled here holds code of tasks/minhash.py, and numba's cache looks at this file's time only: who changes
-that module's words removes `tasks/__pycache__/ngrams.*.nb?`.
 """
 
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 from numpy.typing import NDArray
 
+from tasks.compiled import njit
 from tasks.minhash import GOLDEN, ROLL, _mix, _next_word
 
 EMPTY = 0

@@ -11,8 +11,10 @@ gradient hash (dHash) made 125 pairs at 3 bits, a quarter of them wrong. Everyth
 from itertools import pairwise
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 from numpy.typing import NDArray
+
+from tasks.compiled import njit
 
 SIDE = 32
 FREQUENCIES = 8

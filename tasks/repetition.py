@@ -7,9 +7,10 @@ a table of all n-grams of each size took 6 to 13.
 """
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 from numpy.typing import NDArray
 
+from tasks.compiled import njit
 from tasks.rules import DUPLICATE_SIZES, TOP_SIZES
 from tasks.scan import LENGTH, LINE_WORDS, OPENS, ROLL, TERMINAL, Scan
 

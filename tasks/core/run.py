@@ -12,6 +12,7 @@ import errno
 import random
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +27,8 @@ from tasks.core.store import Artifact, Request, Store, write_atomic, write_run_r
 SHOWN_IN_MLFLOW = (".json", ".html", ".md", ".svg", ".png")
 SHOWN_BYTES = 4 << 20
 SETTLED_READ_BACK = 0.1
-CODE = {"code", "version"}
+CODE = frozenset({"code", "version"})
+CODE_AND_LIBRARIES = CODE | {"libraries"}
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,12 @@ class Run:
     def _settled(self, call: Call) -> Artifact | None:
         """The output of an earlier night: sizes are compared, and of every tenth artifact the bytes of a file, so that
         a night costs what is new and all the same reads everything back in the course of time."""
+        request = call.request()
         read_back = int(random.random() < SETTLED_READ_BACK)
-        return self.store.find(call.request().key, lambda said: self.view.said(call.node, said), read_back)
+        found = self.store.find(request.key, lambda said: self.view.said(call.node, said), read_back)
+        if found is None and call.stage.external:
+            found = self._keep(request, CODE_AND_LIBRARIES, lambda said: self.view.said(call.node, said))
+        return found
 
     def _recorded(self, call: Call) -> Artifact:
         """Find or make the artifact, and write what happens into the journal."""
@@ -122,9 +128,10 @@ class Run:
         if found is not None:
             return "reused", found
         if call.stage.name in self.keep or call.node in self.keep:
-            kept = self._keep(request, log)
+            kept = self._keep(request, CODE, log.info)
             if kept is not None:
                 return "kept", kept
+            log.info(f"nothing to keep: no output of {request.stage} differs in its code only")
         with take(self.store.home / "leases" / request.key) as lease:
             found = self.store.find(request.key, log.info)  # another process may have made it while we waited
             if found is not None:
@@ -154,18 +161,14 @@ class Run:
             write_run_record(artifact, self.id, call.node, started)
             return "resumed" if resumed else "ran", artifact
 
-    def _keep(self, request: Request, log: "RunLog") -> Artifact | None:
-        """Answer `request` with an output that differs from it in nothing but code, and leave the waiver in the
+    def _keep(self, request: Request, apart_from: frozenset[str], warn: Callable[[str], None]) -> Artifact | None:
+        """Answer `request` with an output that differs from it in nothing but these fields, and leave the waiver in the
         lineage."""
-        wanted = request.model_dump(exclude=CODE)
-        for record in self.store.records(request.stage):
-            if record.request.model_dump(exclude=CODE) == wanted:
-                found = self.store.find(record.request.key, log.info)
-                if found is not None:
-                    self.store.point(request, found.digest, waived_code_of=record.request.key)
-                    return found
-        log.info(f"nothing to keep: no output of {request.stage} differs in its code only")
-        return None
+        record = self.store.nearly_answered(request, apart_from)
+        found = self.store.find(record.request.key, warn) if record is not None else None
+        if record is not None and found is not None:
+            self.store.point(request, found.digest, waived_code_of=record.request.key)
+        return found
 
     def _record_start(self, call: Call, request: Request) -> None:
         tags = {"nightschool.stage": request.stage, "nightschool.key": request.key}

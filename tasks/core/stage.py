@@ -108,12 +108,14 @@ class Stage:
         version: int,
         libraries: tuple[str, ...],
         modules: tuple[str, ...],
+        external: bool,
     ) -> None:
         self.function = function
         self.name = function.__name__
         self.version = version
         self.libraries = libraries
         self.modules = modules
+        self.external = external
         self.__doc__ = function.__doc__
         self.signature = inspect.signature(function)
         hints = get_type_hints(function)
@@ -158,7 +160,7 @@ class Stage:
 
 
 def stage(
-    *, version: int, libraries: tuple[str, ...] = (), modules: tuple[str, ...] = ()
+    *, version: int, libraries: tuple[str, ...] = (), modules: tuple[str, ...] = (), external: bool = False
 ) -> Callable[[Callable[..., Metrics]], Stage]:
     """Make a stage of a function.
 
@@ -166,8 +168,10 @@ def stage(
         version: raised by hand when outputs change for a reason that the code fingerprint cannot see.
         libraries: distributions whose version changes the output.
         modules: project modules that the stage runs without importing them, in a child process.
+        external: whether it reads what lies outside the store and may be gone tomorrow: what an earlier night took in
+            then stands, although code or libraries have changed since.
     """
-    return lambda function: Stage(function, version, libraries, modules)
+    return lambda function: Stage(function, version, libraries, modules, external)
 
 
 def _referenced(given: Input) -> Reference | list[Reference] | None:

@@ -228,6 +228,15 @@ class Store:
             if record is not None and record.request.stage == stage:
                 yield record
 
+    def nearly_answered(self, request: Request, apart_from: frozenset[str]) -> KeyRecord | None:
+        """The newest standing answer to a request that differs in nothing but these fields."""
+        excluded = set(apart_from)
+        wanted = request.model_dump(exclude=excluded)
+        same = (
+            record for record in self.records(request.stage) if record.request.model_dump(exclude=excluded) == wanted
+        )
+        return next(same, None)
+
     def _key_file(self, key: str) -> Path:
         return self.home / "keys" / f"{key}.json"
 

@@ -60,6 +60,12 @@ def slow(settings: Settings, out: Path, work: Path, log: StageLog) -> Metrics:
     return {{"steps": 4}}
 
 
+@stage(version=1, external=True)
+def fetch(settings: Settings, out: Path, log: StageLog) -> Metrics:
+    (out / "fetched.txt").write_text(shout(settings.text))
+    return {{}}
+
+
 @stage(version=1)
 def join(parts: tuple[Artifact, ...], settings: Settings, out: Path, log: StageLog, batches: Batches) -> Metrics:
     shouted = batches.map("shout", shout_file, [part.path / "words.txt" for part in parts])
@@ -339,3 +345,14 @@ def test_an_earlier_nights_damaged_work_is_derived_again(project: Project) -> No
     assert [(outcome.node, outcome.action, outcome.digest) for outcome in again.outcomes] == [
         ("words-0", "ran", digest)
     ]
+
+
+def test_what_an_earlier_night_fetched_stands_although_the_code_has_changed_since(project: Project) -> None:
+    def work(stages: ModuleType) -> None:
+        stages.fetch.run(stages.Settings(), node="fetch-0", settled=True)
+        stages.fetch.run(stages.Settings(text="new"), node="fetch")
+
+    assert [outcome.node for outcome in project.run(work).outcomes] == ["fetch-0", "fetch"]
+    project.edit("helper", "'!'", "'?'")
+    again = project.run(work)
+    assert [(outcome.node, outcome.action) for outcome in again.outcomes] == [("fetch", "ran")]
