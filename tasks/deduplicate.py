@@ -66,7 +66,8 @@ class DeduplicateSettings(BaseModel):
     (0.924), of 0.85 with 0.9999 (0.988)."""
     threshold: float = Field(default=0.75, gt=0, le=1)
     """Least estimated Jaccard similarity of near-duplicates (FineWeb aims at 0.75). The estimate's standard error is
-    0.02 for long texts and less for texts under some 500 words."""
+    0.02 for long texts and less for texts under some 500 words: of edited copies at 0.8 to 0.85, 99.8 % are dropped;
+    of all near-duplicates dropped, 97.6 % have a true similarity of 0.75 or more, 99.9 % of 0.71 (tests/benchmarks)."""
 
 
 class IndexRecord(BaseModel):
