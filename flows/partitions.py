@@ -14,7 +14,7 @@ from flows.recipe import Recipe
 from tasks.core.errors import StageError
 from tasks.core.stage import context
 from tasks.ingest import take_inventory
-from tasks.inventory import Inventory
+from tasks.intake.inventory import Inventory
 
 
 class Partitions(BaseModel):

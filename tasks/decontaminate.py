@@ -25,7 +25,7 @@ from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import VERDICTS, as_table, document_files, write_documents
-from tasks.evaluation_sets import EvaluationInventory, EvaluationSet, read_texts, take_stock
+from tasks.intake.evaluation_sets import EvaluationInventory, EvaluationSet, read_texts, take_stock
 
 IN_EVALUATION_SET, CLEAN = "in evaluation set", "clean"
 SHORTEST = 8
@@ -98,7 +98,7 @@ def decontaminate(
 
 def index_sets(evaluation: EvaluationInventory, folder: Path, settings: DecontaminateSettings) -> Facts:
     """Batch: write the table of all n-grams of the sets, and which text of each set has each of them first."""
-    from tasks.ngrams import hash_ngrams, make_table
+    from tasks.similarity.ngrams import hash_ngrams, make_table
 
     shortest = min(SHORTEST, settings.ngram)
     parts, texts, compared = [], 0, 0
@@ -149,7 +149,7 @@ def clean_file(path: str, folder: Path, table: str, settings: DecontaminateSetti
 
 def find_hits(batch: pl.DataFrame, folder: Path, min_shared: int) -> pl.DataFrame:
     """The columns of hits.parquet for each document of the batch and set that share enough, in their order."""
-    from tasks.ngrams import Table, find_ngrams
+    from tasks.similarity.ngrams import Table, find_ngrams
 
     data, offsets = _buffers(batch["text"])
     table = Table.load(folder)

@@ -23,7 +23,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.band_index import (
+from tasks.core.batches import Batch, Batches, Facts
+from tasks.core.errors import StageError
+from tasks.core.stage import Metrics, StageLog, stage
+from tasks.core.store import Artifact
+from tasks.documents import VERDICTS, as_table, document_files, write_documents
+from tasks.similarity.band_index import (
     MOST_DOCUMENTS,
     DocumentFile,
     Family,
@@ -37,12 +42,7 @@ from tasks.band_index import (
     take_ids,
     write_entries,
 )
-from tasks.core.batches import Batch, Batches, Facts
-from tasks.core.errors import StageError
-from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
-from tasks.documents import VERDICTS, as_table, document_files, write_documents
-from tasks.matching import SETTLED, Matches, Search, match_part, settle
+from tasks.similarity.matching import SETTLED, Matches, Search, match_part, settle
 
 EXACT = "exact duplicate"
 NEAR = "near-duplicate"
@@ -188,8 +188,8 @@ def sign_texts(
     texts: pa.LargeStringArray, settings: DeduplicateSettings
 ) -> tuple[Keys, NDArray[np.uint64], NDArray[np.uint64]]:
     """Band keys (uint64, shape [texts, GROUPINGS x bands]), sketches (uint64, shape [texts, SKETCH_WORDS]) and contents
-    (uint64, shape [texts, 2]); see tasks/minhash.py."""
-    from tasks.minhash import GROUPINGS, SKETCH_WORDS, band_keys, permutations, sign
+    (uint64, shape [texts, 2]); see tasks/similarity/minhash.py."""
+    from tasks.similarity.minhash import GROUPINGS, SKETCH_WORDS, band_keys, permutations, sign
 
     offsets = np.frombuffer(texts.buffers()[1] or bytes(8), dtype=np.int64)[texts.offset :][: len(texts) + 1]
     data = np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)

@@ -23,7 +23,7 @@ from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.snapshot import Snapshot, shards_of
-from tasks.vocabulary import end_of_text_id, load_tokenizer
+from tasks.tokens.vocabulary import end_of_text_id, load_tokenizer
 
 if TYPE_CHECKING:
     from models.transformer import Transformer

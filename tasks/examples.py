@@ -27,7 +27,7 @@ from tasks.core.store import Artifact
 from tasks.snapshot import Snapshot, read_snapshot
 from tasks.split import is_heldout, read_split
 from tasks.tokenize import token_lists
-from tasks.vocabulary import count_ids, end_of_text_id, load_tokenizer, token_dtype
+from tasks.tokens.vocabulary import count_ids, end_of_text_id, load_tokenizer, token_dtype
 
 MASK = "library"
 LINK = "link"

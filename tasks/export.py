@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.vocabulary import end_of_text_id, padding_id
+from tasks.tokens.vocabulary import end_of_text_id, padding_id
 
 
 @stage(version=1, libraries=("safetensors",), modules=("models.hub", "models.checkpoint"))

@@ -17,9 +17,9 @@ from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import SCHEMA, VERDICTS, as_table, document_files
-from tasks.language import Language, language_rules, languages_of
-from tasks.private import Mask, mask
-from tasks.rules import (
+from tasks.quality.language import Language, language_rules, languages_of
+from tasks.quality.private import Mask, mask
+from tasks.quality.rules import (
     C4,
     FineWeb,
     GopherQuality,
@@ -103,7 +103,7 @@ def judge(documents: pl.DataFrame, settings: FilterSettings) -> tuple[pl.DataFra
     Args:
         documents: doc_id, text, source.
     """
-    from tasks.measures import measure
+    from tasks.quality.measures import measure
 
     texts = as_table(documents, SCHEMA)["text"].combine_chunks()
     measures, left = measure(texts, settings.gopher_repetition, settings.c4, settings.fineweb)

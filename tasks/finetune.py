@@ -22,7 +22,7 @@ from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.split import choose_labels
 from tasks.supervise import supervise
-from tasks.vocabulary import count_ids, load_tokenizer
+from tasks.tokens.vocabulary import count_ids, load_tokenizer
 
 
 class FinetuneSettings(BaseModel):

@@ -25,10 +25,10 @@ from tasks.core.batches import Batches, Facts
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import VERDICTS, as_table
-from tasks.listing import ListedFile, list_files
-from tasks.perceptual import BITS, hash_images, match_images
-from tasks.pictures import FORMATS, ImageSource, Part, decode, read_pictures
-from tasks.rejects import REJECTS, judge_rejects
+from tasks.intake.listing import ListedFile, list_files
+from tasks.intake.pictures import FORMATS, ImageSource, Part, decode, read_pictures
+from tasks.intake.rejects import REJECTS, judge_rejects
+from tasks.similarity.perceptual import BITS, hash_images, match_images
 from tasks.split import is_heldout
 
 BATCH_BYTES = 32_000_000
@@ -61,7 +61,7 @@ class ImagesSettings(BaseModel):
     the order of their names (numbers before names), which is stable only while each night brings all of them."""
     distance: int = Field(default=4, ge=0, le=16)
     """Largest number of bits of 64 by which the perceptual hashes of near-duplicates differ (4: 95 % of such
-    pairs in CIFAR-10's training images are the same picture, at 2 bits 99 %, of fewer; see tasks/perceptual.py)."""
+    pairs in CIFAR-10's training images are the same picture; at 2 bits 99 %, of fewer pairs)."""
     heldout: float = Field(default=0.1, ge=0, lt=1)
     """Share of images, chosen by their ids, that no model may learn from."""
     reject_limit: float = Field(default=0.01, ge=0, le=1)

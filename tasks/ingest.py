@@ -22,11 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.core.batches import Batch, Batches, Facts
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.dividing import divide
 from tasks.documents import BATCH_BYTES, SCHEMA, write_documents
-from tasks.inventory import Inventory
-from tasks.reading import REJECTS, REJECTS_FILE, read_batch
-from tasks.sources import PythonDocs, Source
+from tasks.intake.dividing import divide
+from tasks.intake.inventory import Inventory
+from tasks.intake.reading import REJECTS, REJECTS_FILE, read_batch
+from tasks.intake.sources import PythonDocs, Source
 
 Hashes = npt.NDArray[np.uint64]
 

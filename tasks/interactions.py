@@ -22,13 +22,13 @@ from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import VERDICTS, as_table
-from tasks.events import FORMATS, EventSource, EventTable, ItemLines, read_events
-from tasks.listing import ListedFile, list_files
-from tasks.rejects import REJECTS, judge_rejects
+from tasks.intake.events import FORMATS, EventSource, EventTable, ItemLines, read_events
+from tasks.intake.listing import ListedFile, list_files
+from tasks.intake.rejects import REJECTS, judge_rejects
 from tasks.split import is_heldout
 
 END_OF_TEXT_ID, PADDING_ID = 0, 1
-"""What ends and pads a history: the ids that they have in a tokenizer that is trained on text (tasks/pieces.py)."""
+"""What ends and pads a history: their ids in a tokenizer that is trained on text (tasks/tokens/pieces.py)."""
 FIRST_ITEM = max(END_OF_TEXT_ID, PADDING_ID) + 1
 """The token of the most frequent item: those before it end a history and pad it, as they end and pad a text."""
 TOO_FEW = "too few items"

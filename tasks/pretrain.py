@@ -13,7 +13,7 @@ from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.snapshot import Snapshot, shards_of, snapshot_digest
 from tasks.supervise import supervise
-from tasks.vocabulary import count_ids, load_tokenizer
+from tasks.tokens.vocabulary import count_ids, load_tokenizer
 
 
 class PretrainSettings(BaseModel):

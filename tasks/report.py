@@ -16,15 +16,15 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.charts import accuracies_of, bits_of, losses_of
 from tasks.core.lineage import Graph, Node, ancestors, beside
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import document_files
-from tasks.layout import BOX_HEIGHT, BOX_WIDTH, draw
+from tasks.pages.charts import accuracies_of, bits_of, losses_of
+from tasks.pages.layout import BOX_HEIGHT, BOX_WIDTH, draw
 from tasks.snapshot import Snapshot, snapshot_digest
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "pages" / "templates"
 FILES_SHOWN = 12
 
 

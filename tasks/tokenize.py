@@ -24,8 +24,8 @@ from tasks.core.batches import Batches, Facts
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import SCHEMA, document_files
-from tasks.encode import as_arrow, encoder, fault_of
 from tasks.split import is_heldout, read_split
+from tasks.tokens.encode import as_arrow, encoder, fault_of
 
 SPLITS = ("train", "heldout")
 COUNTS = ("documents", "bytes", "tokens")

@@ -15,13 +15,13 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 from tokenizers import Tokenizer
 
-from tasks.adopt import adopt, fingerprints
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import read_documents
-from tasks.pieces import SPECIALS, Kind, learn
 from tasks.split import is_heldout, write_split
-from tasks.vocabulary import CONFIG_FILE, TOKENIZER_FILE
+from tasks.tokens.adopt import adopt, fingerprints
+from tasks.tokens.pieces import SPECIALS, Kind, learn
+from tasks.tokens.vocabulary import CONFIG_FILE, TOKENIZER_FILE
 
 
 class TokenizerSettings(BaseModel):

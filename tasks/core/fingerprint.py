@@ -75,7 +75,7 @@ def _read_module(path: Path, _changed: int, name: str) -> tuple[str, tuple[str, 
             if node.level:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 origin = ".".join([*above, *([origin] if origin else [])])
-            # `from tasks import minhash` names a module, `from tasks.minhash import sign` a thing in one: try both.
+            # `from tasks import ingest` names a module, `from tasks.ingest import ingest` a thing in one: try both.
             imported += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = _without_docstrings(node.body)

@@ -23,7 +23,7 @@ from tasks.documents import DocumentWriter, read_documents
 from tests.benchmarks.peers.filter_nightschool import SETTINGS
 from tests.benchmarks.sides import Side, compare, environment, run_side
 from tests.conftest import SHARED_DATA
-from tests.tasks.quality_reference import judged
+from tests.tasks.quality.quality_reference import judged
 
 PEERS = Path(__file__).parent / "peers"
 DATATROVE = ["datatrove[processing,io]==0.10.1", "spacy==3.8.18"]

@@ -47,7 +47,7 @@ FREQUENT = [
 ]
 RARE = ["because", "between", "everything", "porque", "zwischen", "toujours"]
 WORDS = re.compile("[0-9A-Za-z_\u00aa-\u1fff\u2040-\u2fff\ue000-\U0010ffff]+|[\u3000-\ud7ff]")
-"""A word as tasks/minhash.py defines it."""
+"""A word as tasks/similarity/minhash.py defines it."""
 
 
 def shingles(text: str) -> set[tuple[str, ...]]:

@@ -25,8 +25,8 @@ from rich.table import Table
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
 from tasks.documents import BATCH_BYTES, write_documents
-from tasks.pieces import END_OF_TEXT
 from tasks.tokenizer import TokenizerSettings, tokenizer
+from tasks.tokens.pieces import END_OF_TEXT
 from tests.benchmarks.sides import Side, compare, environment
 
 PROJECT = Path(__file__).resolve().parents[2]

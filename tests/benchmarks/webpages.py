@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tasks.webpage import SURROUNDINGS
+from tasks.intake.webpage import SURROUNDINGS
 from tests.benchmarks.sides import Side, compare, environment
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "text"

@@ -106,16 +106,19 @@ def in_copy_of_the_project(after: Commands, folder: Path, edits: dict[str, tuple
 
 
 def test_a_changed_comment_reruns_nothing(after: Commands, tmp_path: Path) -> None:
-    edits = {"tasks/minhash.py": ("import ", "# a comment\nimport "), "tasks/ingest.py": ('"""', '"""Changed. ')}
+    edits = {
+        "tasks/similarity/minhash.py": ("import ", "# a comment\nimport "),
+        "tasks/ingest.py": ('"""', '"""Changed. '),
+    }
     assert set(planned(in_copy_of_the_project(after, tmp_path, edits)).values()) == {"reuse"}
 
 
 def test_a_changed_helper_reruns_what_uses_it_and_the_plan_names_it(after: Commands, tmp_path: Path) -> None:
-    edits = {"tasks/minhash.py": ("import ", "ADDED = 1\nimport ")}
+    edits = {"tasks/similarity/minhash.py": ("import ", "ADDED = 1\nimport ")}
     steps = {step["node"]: step for step in in_copy_of_the_project(after, tmp_path, edits)}
     assert steps["filter"]["action"] == "reuse"
     assert steps["deduplicate"]["action"] == "run"
-    assert steps["deduplicate"]["why"] == ["code of tasks.minhash changed"]
+    assert steps["deduplicate"]["why"] == ["code of tasks.similarity.minhash changed"]
     assert steps["tokenizer"]["action"] == "depends"
 
 

@@ -39,7 +39,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     from tasks.core.batches import Batches
     from tasks.tokenize import TokenizeSettings, tokenize
     from tasks.tokenizer import TokenizerSettings, tokenizer
-    from tasks.vocabulary import load_tokenizer
+    from tasks.tokens.vocabulary import load_tokenizer
     from tests.models.shards import write_examples
 
     root = tmp_path_factory.mktemp("small")

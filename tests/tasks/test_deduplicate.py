@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import band_index, matching
 from tasks.core.batches import Batches
 from tasks.core.errors import StageError
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
 from tasks.deduplicate import DeduplicateSettings, deduplicate, sign_texts
 from tasks.documents import document_files
+from tasks.similarity import band_index, matching
 from tests.corpora import Row, corpus_of, fresh, rows_of, verdicts_of
-from tests.tasks.near_texts import edited, jaccard, prose
+from tests.tasks.similarity.near_texts import edited, jaccard, prose
 
 DEFAULT = DeduplicateSettings()
 LOOSE = DeduplicateSettings(bands=8, rows=1, threshold=0.5)
@@ -101,7 +101,7 @@ CORPORA = st.lists(
 @settings(max_examples=30, deadline=None)
 @given(CORPORA, st.sampled_from([DEFAULT, LOOSE]))
 def test_matches_are_those_of_a_comparison_of_all_pairs(texts: list[str], how: DeduplicateSettings) -> None:
-    from tasks.minhash import estimate
+    from tasks.similarity.minhash import estimate
 
     keys, sketches, contents = sign_texts(pa.array(texts, pa.large_string()), how)
     expected = []

@@ -14,7 +14,7 @@ from tasks.core.store import Artifact
 from tasks.examples import ExamplesSettings, examples, mask
 from tasks.split import is_heldout
 from tasks.tokenizer import TokenizerSettings, tokenizer
-from tasks.vocabulary import load_tokenizer
+from tasks.tokens.vocabulary import load_tokenizer
 from tests.corpora import Row, corpus_of, fresh
 
 LIBRARIES = {"torch": 90, "numpy": 80, "rich": 70, "tiny": 3}

@@ -16,7 +16,7 @@ def test_transformers_loads_model_and_tokenizer_and_computes_the_same(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tasks.vocabulary import load_tokenizer
+    from tasks.tokens.vocabulary import load_tokenizer
 
     metrics = export(model, small.tokenizer, tmp_path, StageLog())
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)

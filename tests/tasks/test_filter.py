@@ -19,7 +19,7 @@ from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
 from tasks.documents import document_files
 from tasks.filter import FilterSettings, filter, judge, require_documents
-from tasks.private import Mask
+from tasks.quality.private import Mask
 from tests.corpora import corpus_of, fresh, rows_of, verdicts_of
 
 SETS = ("gopher_quality", "gopher_repetition", "c4", "fineweb")

@@ -20,8 +20,8 @@ from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
 from tasks.images import ImagesSettings, images, judge_images, take_images_inventory
-from tasks.perceptual import hash_images, match_images
-from tasks.pictures import decode
+from tasks.intake.pictures import decode
+from tasks.similarity.perceptual import hash_images, match_images
 from tests.corpora import fresh
 
 

@@ -12,10 +12,10 @@ from tasks.core.batches import Batches
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
-from tasks.docstrings import SourceFile, extract, extract_files
 from tasks.ingest import IngestSettings, ingest, take_inventory
-from tasks.rows import Columns
-from tasks.sources import Files, PythonDocs
+from tasks.intake.docstrings import SourceFile, extract, extract_files
+from tasks.intake.rows import Columns
+from tasks.intake.sources import Files, PythonDocs
 from tests.corpora import fresh, rows_of
 
 MODULE = '''"""What the module is for."""

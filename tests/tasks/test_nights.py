@@ -15,9 +15,9 @@ from tasks.core.errors import StageError
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
 from tasks.ingest import IngestSettings, ingest, take_inventory
-from tasks.inventory import Inventory, Stock, Unit
-from tasks.rows import Columns
-from tasks.sources import Files, PythonDocs
+from tasks.intake.inventory import Inventory, Stock, Unit
+from tasks.intake.rows import Columns
+from tasks.intake.sources import Files, PythonDocs
 from tests.corpora import Row, fresh, rows_of
 
 
@@ -196,8 +196,8 @@ def test_neither_the_division_nor_the_engine_nor_a_kill_shows(tmp_path: Path, mo
         *("notes/a.parquet#58", "notes/a.parquet#59"),
         *("notes/b.jsonl#0", "notes/b.jsonl#1"),
     ]
-    monkeypatch.setattr("tasks.dividing.BATCH_BYTES", 300)
-    monkeypatch.setattr("tasks.dividing.LOOK_INSIDE", 0)
+    monkeypatch.setattr("tasks.intake.dividing.BATCH_BYTES", 300)
+    monkeypatch.setattr("tasks.intake.dividing.LOOK_INSIDE", 0)
     inventory = whole.read[0]
     digests = set()
     for name, batches in (("one", Batches(tmp_path / "b1")), ("two", backwards(tmp_path / "b2"))):

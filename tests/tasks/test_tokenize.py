@@ -13,11 +13,11 @@ from tasks.core.batches import Batches, do_batch
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
 from tasks.documents import SCHEMA
-from tasks.pieces import END_OF_TEXT
 from tasks.split import is_heldout
 from tasks.tokenize import TokenizeSettings, tokenize
 from tasks.tokenizer import TokenizerSettings, tokenizer
-from tasks.vocabulary import load_tokenizer
+from tasks.tokens.pieces import END_OF_TEXT
+from tasks.tokens.vocabulary import load_tokenizer
 from tests.corpora import Row, corpus_of, fresh
 
 ROWS: list[Row] = [

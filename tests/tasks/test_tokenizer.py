@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
-from tasks.pieces import END_OF_TEXT, PADDING, SPECIALS, Kind
 from tasks.split import is_heldout, read_split
 from tasks.tokenizer import TokenizerSettings, tokenizer
-from tasks.vocabulary import end_of_text_id, load_tokenizer, mask_id, padding_id
+from tasks.tokens.pieces import END_OF_TEXT, PADDING, SPECIALS, Kind
+from tasks.tokens.vocabulary import end_of_text_id, load_tokenizer, mask_id, padding_id
 from tests.corpora import corpus_of, fresh
 
 ROWS = [(f"d{i}", f"Document {i} says the same thing {i * 7} times, naïvely.\n" * 4, "s") for i in range(60)]

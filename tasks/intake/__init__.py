@@ -1,0 +1,1 @@
+"""What reads the outside: listings, formats, and the batches that a source is divided into."""

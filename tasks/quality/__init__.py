@@ -1,0 +1,1 @@
+"""What filter knows of a text: compiled measures, published rules, language, private data."""

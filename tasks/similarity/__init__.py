@@ -1,0 +1,1 @@
+"""What finds the same again: word hashes, MinHash, the index of all nights, n-grams, picture hashes."""

@@ -1,0 +1,1 @@
+"""Tokenizers: learnt or adopted, their special tokens, and the engines that encode with them."""
