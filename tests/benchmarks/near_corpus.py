@@ -27,24 +27,38 @@ CHAPTER = 12_000  # characters
 SHINGLE = 5
 MOVED = 12  # words
 FREQUENT = [
-    "the",
-    "and",
-    "of",
-    "to",
     "a",
     "in",
     "is",
-    "that",
+    "it",
+    "was",
+    "for",
+    "on",
+    "as",
+    "by",
+    "at",
+    "this",
+    "are",
+    "from",
+    "or",
+    "an",
+    "not",
+    "he",
+    "his",
+    "you",
+    "I",
+    "but",
+    "they",
+    "her",
+    "she",
     "de",
     "la",
     "que",
     "und",
     "die",
     "le",
-    "it",
-    "was",
-    "for",
 ]
+"""Frequent words, but none that the published rules count (the, be, to, of, and, that, have, with)."""
 RARE = ["because", "between", "everything", "porque", "zwischen", "toujours"]
 WORDS = re.compile("[0-9A-Za-z_\u00aa-\u1fff\u2040-\u2fff\ue000-\U0010ffff]+|[\u3000-\ud7ff]")
 """A word as tasks/similarity/minhash.py defines it."""

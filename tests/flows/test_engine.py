@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from flows.engine import Engine
 from tasks.core.batches import Batches
+from tests.plain import PlainRun
+from tests.prose import write_prose
 
 ITEMS = [f"document {number}" for number in range(12)]
 
@@ -74,6 +77,51 @@ def test_a_cluster_does_the_same_and_a_killed_worker_changes_nothing(
     killer.join(5)
     assert killed
     assert killed[0] != os.getpid()
+
+
+def corpus_digests(engine: Engine, recipe: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The digests of all data stages, their batches done by this engine under Prefect."""
+    monkeypatch.setenv("NIGHTSCHOOL_HOME", str(home))
+    from flows.corpus import corpus
+    from flows.recipe import load_recipe
+    from tasks.core.run import submit_to_prefect
+    from tasks.core.stage import context
+
+    run = PlainRun(home)
+    run.submit = submit_to_prefect
+    token = context.set(run)
+    try:
+        corpus.with_options(task_runner=engine.task_runner())(load_recipe(recipe))
+    finally:
+        context.reset(token)
+    return {outcome.node: outcome.digest for outcome in run.outcomes}
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_the_data_stages_put_out_the_same_bytes_on_threads_dask_and_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    write_prose(tmp_path / "texts", files=5, documents=200, seed=3)
+    write_prose(tmp_path / "evaluation", files=1, documents=10, seed=3)
+    source = {"kind": "files", "name": "prose", "paths": [str(tmp_path / "texts")]}
+    settings = {
+        "name": "engines",
+        "ingest": {"sources": [source]},
+        "filter": {"c4": {}, "fineweb": {"max_short_lines": None}},
+        "decontaminate": {"sets": {"quiz": {"path": str(tmp_path / "evaluation" / "0.jsonl")}}},
+        "tokenizer": {"vocabulary": 400, "sample_megabytes": 0.1, "heldout": 0.2},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(settings))
+    digests = {
+        f"{engine.kind} {engine.workers}": corpus_digests(engine, recipe, tmp_path / f"home-{number}", monkeypatch)
+        for number, engine in enumerate(
+            [Engine(workers=1), Engine(workers=3), Engine(kind="dask", workers=2), Engine(kind="ray", workers=2)]
+        )
+    }
+    assert set(digests["local 1"]) == {"ingest", "filter", "deduplicate", "decontaminate", "tokenizer", "tokenize"}
+    assert list(digests.values()) == [digests["local 1"]] * 4
 
 
 def test_the_short_form_names_the_kind() -> None:

@@ -62,4 +62,4 @@ def test_without_held_out_documents_there_is_nothing_to_judge(small: Small, mode
     (tmp_path / "none").mkdir()
     none = Artifact.of("tokenize", tmp_path / "none")
     with pytest.raises(UserError, match="nothing to evaluate on"):
-        evaluate(none, small.tokenizer, model, SETTINGS, tmp_path, StageLog())
+        evaluate((none,), small.tokenizer, model, SETTINGS, tmp_path, StageLog())

@@ -45,7 +45,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact
 def run(
     corpus: tuple[Artifact, Artifact], out: Path, settings: ExamplesSettings = SETTINGS
 ) -> tuple[Metrics, pl.DataFrame, pl.DataFrame, list[str]]:
-    metrics = examples(*corpus, settings, fresh(out), StageLog())
+    documents, words = corpus
+    metrics = examples((documents,), words, settings, fresh(out), StageLog())
     train, test = (pl.DataFrame(pa.ipc.open_file(out / f"{split}.arrow").read_all()) for split in ("train", "test"))
     return metrics, train, test, json.loads((out / "labels.json").read_text())
 

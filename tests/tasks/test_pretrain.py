@@ -61,7 +61,7 @@ def test_a_corpus_without_shards_is_the_users_mistake(small: Small, tmp_path: Pa
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(UserError, match="nothing to train on"):
-        pretrain(Artifact.of("tokenize", empty), small.tokenizer, TINY, tmp_path, tmp_path / "work", StageLog())
+        pretrain((Artifact.of("tokenize", empty),), small.tokenizer, TINY, tmp_path, tmp_path / "work", StageLog())
 
 
 def test_the_last_loss_is_a_mean_over_the_last_tenth(tmp_path: Path) -> None:

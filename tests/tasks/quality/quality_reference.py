@@ -1,6 +1,6 @@
 """The quality rules written down plainly, over Python strings and lists: slow, and what the kernels must equal.
 
-Written from the papers and the definitions in the docstrings of tasks/quality/scan.py, repetition.py, c4.py and rules.py.
+Written from the papers and the definitions in the docstrings of tasks/quality (scan, repetition, c4, rules).
 """
 
 import re
