@@ -75,13 +75,15 @@ def main() -> None:
 def write_corpus(folder: Path, size: float) -> int:
     """Write about `size` bytes of documents, every k-th row of each part; how many bytes."""
     writer = DocumentWriter(folder)
+    written = 0
     for name, share in PARTS.items():
         texts = pl.read_parquet(SHARED_DATA / name, columns=["text"])["text"].str.slice(0, LONGEST)
         step = max(1, int(texts.str.len_bytes().sum() / (size * share)))
         for number, text in enumerate(texts.gather_every(step)):
             writer.add(f"{name}/{number}", text, name)
+            written += len(text.encode())
     writer.flush()
-    return writer.bytes
+    return written
 
 
 def _report(home: Path, megabytes: float, ours: Side, datatrove: Side) -> int:
