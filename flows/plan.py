@@ -52,7 +52,7 @@ class Plan:
             self._step(call, "run", [f"its artifact is damaged: {damage}"])
         else:
             promised = [name for name, artifact in call.input_artifacts() if artifact.digest == PROMISED]
-            why = self._differences(request, promised)
+            why = self._differences(call, request, promised)
             if promised and not why:
                 self._step(call, "depends", [f"runs unless {name} comes out equal" for name in promised])
             else:
@@ -67,14 +67,23 @@ class Plan:
     def _step(self, call: Call, action: str, why: list[str]) -> None:
         self.steps.append(Step(call.node, call.stage.name, action, why))
 
-    def _differences(self, wanted: Request, promised: list[str]) -> list[str]:
+    def _differences(self, call: Call, wanted: Request, promised: list[str]) -> list[str]:
         """What differs from the most similar request that has an answer; promised inputs count as equal."""
         candidates = [differences(record.request, wanted, promised) for record in self.store.records(wanted.stage)]
         if not candidates:
             return [] if promised else ["it has not run yet"]
-        nearest = min(candidates, key=len)
+        nearest = _summarised(call, min(candidates, key=len))
         more = len(nearest) - SHOWN_DIFFERENCES
         return nearest[:SHOWN_DIFFERENCES] + ([f"and {more} more"] if more > 0 else [])
+
+
+def _summarised(call: Call, differences: list[str]) -> list[str]:
+    """One line for all that differs in an argument that can say itself what it holds, such as tonight's inventory."""
+    for name, argument in call.arguments.items():
+        others = [difference for difference in differences if not difference.startswith(f"{name}.")]
+        if hasattr(argument, "summary") and len(others) < len(differences):
+            differences = [f"{name}: {argument.summary()}", *others]
+    return differences
 
 
 def differences(had: Request, wanted: Request, ignored_inputs: list[str]) -> list[str]:

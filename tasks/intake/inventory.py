@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+NAMES_SHOWN = 3
+
 
 class Unit(BaseModel):
     """What is read whole or not at all: a file, or a distribution of the installed Python."""
@@ -61,6 +63,12 @@ class Inventory(BaseModel):
         """Whether nothing is new."""
         return not any(stock.units for stock in self.stocks)
 
+    def summary(self) -> str:
+        """What is new and what has changed, in one line with the first names."""
+        units = [unit for stock in self.stocks for unit in stock.units]
+        kinds = {"new": [unit for unit in units if unit.version == 1], "changed": [u for u in units if u.version > 1]}
+        return ", ".join(f"{len(some):,} {kind} ({_first_names(some)})" for kind, some in kinds.items() if some)
+
     def minus(self, earlier: Sequence["Inventory"]) -> "Inventory":
         """What is new or changed since the earlier nights; sources without news are left out.
 
@@ -84,3 +92,8 @@ class Inventory(BaseModel):
             if units:
                 stocks.append(Stock(source=stock.source, units=tuple(units), night=nights.get(stock.source, 0) + 1))
         return Inventory(stocks=tuple(stocks))
+
+
+def _first_names(units: Sequence[Unit]) -> str:
+    names = ", ".join(unit.name for unit in units[:NAMES_SHOWN])
+    return names if len(units) <= NAMES_SHOWN else f"{names} and {len(units) - NAMES_SHOWN:,} more"

@@ -180,3 +180,20 @@ def test_a_first_night_of_nothing_but_bad_documents_is_an_error(corpus: Corpus) 
     (corpus.texts / "z.jsonl").write_text('{"text": "too short"}\n')
     with pytest.raises(UserError, match="No document passes the filter"):
         corpus.night()
+
+
+def test_a_plan_names_the_files_that_are_new_or_have_changed_and_writes_nothing(corpus: Corpus) -> None:
+    from flows.plan import make_plan
+
+    corpus.add("a", "b")
+    corpus.night()
+    before = sorted(path for path in corpus.home.rglob("*") if path.is_file())
+    corpus.add("c", "d")
+    file = corpus.texts / "b.jsonl"
+    file.write_text(file.read_text() + '{"text": "more"}\n')
+    steps = {step.node: step for step in make_plan(corpus.recipe, corpus.home)}
+    assert steps["ingest"].action == "run"
+    assert steps["ingest"].why == ["inventory: 2 new (prose/c.jsonl, prose/d.jsonl), 1 changed (prose/b.jsonl)"]
+    assert steps["tokenizer"].action == "reuse"
+    assert steps["filter"].why == ["runs unless documents comes out equal"]
+    assert sorted(path for path in corpus.home.rglob("*") if path.is_file()) == before
