@@ -75,8 +75,8 @@ def tokenizer(documents: Artifact, settings: TokenizerSettings, out: Path, log: 
         log.info(f"{made.get_vocab_size():,} tokens adopted; {config['eos_token']} ends a document")
     else:
         sample = list(_sample(documents, settings))
-        sample_bytes = sum(int(texts.str.len_bytes().sum()) for texts in sample)
-        made = learn(settings.kind, settings.vocabulary, lambda: (texts.to_list() for texts in sample))
+        sample_bytes = sum(len(text.encode()) for texts in sample for text in texts)
+        made = learn(settings.kind, settings.vocabulary, lambda: iter(sample))
         specials = SPECIALS[settings.kind]
         config = {"bos_token": specials["eos_token"], **specials, "clean_up_tokenization_spaces": False}
         log.info(f"{made.get_vocab_size():,} tokens learnt from {sample_bytes / 1e6:.1f} MB")
@@ -108,8 +108,11 @@ def _write_config(out: Path, made: Tokenizer, config: dict[str, Any]) -> None:
     (out / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
-def _sample(documents: Artifact, settings: TokenizerSettings) -> Iterator[pl.Series]:
-    """The texts to learn from, a file at a time: every k-th document that is not held out."""
+def _sample(documents: Artifact, settings: TokenizerSettings) -> Iterator[list[str]]:
+    """The texts to learn from, a file at a time: every k-th document that is not held out.
+
+    As Python's strings: a filtered polars column keeps the whole file's text in memory.
+    """
     wanted = settings.sample_megabytes * 1e6
     total = sum(int(batch["text"].str.len_bytes().sum()) for batch in read_documents(documents))
     step = max(1.0, total / wanted)
@@ -119,4 +122,4 @@ def _sample(documents: Artifact, settings: TokenizerSettings) -> Iterator[pl.Ser
         # The positions at which floor(position / step) goes up: every `step`-th, whole or not.
         chosen = (positions / step).floor() > ((positions - 1) / step).floor()
         seen += batch.height
-        yield batch.filter(chosen & ~is_heldout(batch["doc_id"], settings.heldout))["text"]
+        yield batch.filter(chosen & ~is_heldout(batch["doc_id"], settings.heldout))["text"].to_list()

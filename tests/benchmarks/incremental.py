@@ -2,13 +2,15 @@
 
     python -m tests.benchmarks.incremental
 
-Whole processes from start to exit: ingest, filter, deduplicate, tokenizer and tokenize, as a night runs them but for
-Prefect's server. Corpora are real documents repeated with edits, in a temporary folder (20 GB of disk at the defaults).
+Ingest, filter, deduplicate, tokenizer and tokenize, as a night runs them but for Prefect's server. The cost is that of
+the stages; whole processes are shown too, of which some 3 s are Python and its libraries, however much there is to do.
+Corpora are real documents repeated with edits, in a temporary folder (20 GB of disk at the defaults).
 Exits with 1 where a goal is missed.
 """
 
 import argparse
 import shutil
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -68,23 +70,16 @@ def _side(home: Path, name: str, recipe: Path, *earlier: Path) -> Side:
 
 
 def _kept(home: Path, name: str) -> pl.DataFrame:
-    """What the newest partition's deduplication kept."""
+    """The texts that the newest partition's deduplication kept; ids say in which night a document was read."""
     folders = (home / f"{name}-home" / "artifacts" / "deduplicate").iterdir()
     newest = max(folders, key=lambda folder: (folder / "run.json").stat().st_mtime_ns)
-    return pl.concat([pl.read_parquet(path) for path in sorted(newest.glob("documents-*"))])
+    return pl.concat([pl.read_parquet(path, columns=["text"]) for path in sorted(newest.glob("documents-*"))])
 
 
 def _report(full: Side, night: Side, large: Side, same: bool) -> int:
     growth = large.median("peak_bytes") / full.median("peak_bytes")
     rows = [
-        (
-            "a tenth of new documents, wall",
-            night.median("wall_s") / full.median("wall_s"),
-            "a full pass",
-            COST,
-            "{:.1%}",
-        ),
-        ("a tenth of new documents, CPU", night.median("cpu_s") / full.median("cpu_s"), "a full pass", COST, "{:.1%}"),
+        ("a tenth of new documents, all stages", _stages(night) / _stages(full), "a full pass", COST, "{:.1%}"),
         ("kept sets that differ", float(not same), "one ordered pass", 0, "{:.0f}"),
         ("peak memory, bytes", large.median("peak_bytes"), "the larger corpus", MEMORY, "{:,.0f}"),
         ("peak memory, ratio", growth, "the smaller corpus", MEMORY_GROWTH, "{:.2f}"),
@@ -94,11 +89,20 @@ def _report(full: Side, night: Side, large: Side, same: bool) -> int:
         table.add_row(
             what, shape.format(measured), against, f"at most {shape.format(goal)}", "yes" if measured <= goal else "NO"
         )
+    for what, figure in (("wall", "wall_s"), ("CPU", "cpu_s")):
+        table.add_row(
+            f"the same, whole processes, {what}", f"{night.median(figure) / full.median(figure):.1%}", "", "", ""
+        )
     for side in (full, night, large):
         figures = f"{side.median('wall_s'):.1f} s, {side.median('cpu_s'):.1f} s CPU"
         table.add_row(side.name, figures, f"{side.facts['kept']:,} kept", "", f"{len(side.runs)} runs")
     Console().print(table)
     return int(any(measured > goal for _, measured, _, goal, _ in rows))
+
+
+def _stages(side: Side) -> float:
+    """Median of the seconds that all stages took together."""
+    return statistics.median(sum(run.facts["seconds"].values()) for run in side.runs)
 
 
 if __name__ == "__main__":
