@@ -135,8 +135,8 @@ def test_csv_rows_after_many_blocks_keep_their_numbers(tmp_path: Path, monkeypat
         ("a.csv", b"id\n1\n", "no column 'text'"),
         ("a.jsonl.gz", b"plain text", "incorrect header check"),
         ("a.jsonl.zst", b"plain text", "Unknown frame descriptor"),
-        ("a.csv.gz", gzip.compress(b"text\n" + bytes(range(32, 127)) * 99)[:-9], "Truncated compressed stream"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 9)[:-9], "Truncated compressed stream"),
+        ("a.csv.gz", gzip.compress(b"text\n" + bytes(range(32, 127)) * 99, mtime=0)[:-9], "Truncated compressed stream"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 9, mtime=0)[:-9], "Truncated compressed stream"),
         ("a.parquet", b"PAR1 but not really", "Parquet magic bytes not found"),
         ("a.arrow", b"not really", "metadata bytes"),
         ("a.txt", b"\xff\xfe\xfa", "'utf-8' codec can't decode byte 0xff"),
@@ -198,7 +198,7 @@ ARCHIVE = [
     response("http://a/3", CHUNKED, head="Transfer-Encoding: chunked\r\n", kind="application/xhtml+xml"),
     response("http://a/4", b"<p>not found", status=404),
     response("http://a/5", b"<p>unpacked by the crawler", head="Content-Encoding: gzip\r\n"),
-    response("http://a/6", gzip.compress(b"<p>torn")[:-9], head="Content-Encoding: gzip\r\n"),
+    response("http://a/6", gzip.compress(b"<p>torn", mtime=0)[:-9], head="Content-Encoding: gzip\r\n"),
     response("http://a/7", b"whatever", head="Content-Encoding: br\r\n"),
 ]
 
