@@ -135,7 +135,11 @@ def test_csv_rows_after_many_blocks_keep_their_numbers(tmp_path: Path, monkeypat
         ("a.csv", b"id\n1\n", "no column 'text'"),
         ("a.jsonl.gz", b"plain text", "incorrect header check"),
         ("a.jsonl.zst", b"plain text", "Unknown frame descriptor"),
-        ("a.csv.gz", gzip.compress(b"text\n" + bytes(range(32, 127)) * 99, mtime=0)[:-9], "Truncated compressed stream"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"text\n" + bytes(range(32, 127)) * 99, mtime=0)[:-9],
+            "Truncated compressed stream",
+        ),
         ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 9, mtime=0)[:-9], "Truncated compressed stream"),
         ("a.parquet", b"PAR1 but not really", "Parquet magic bytes not found"),
         ("a.arrow", b"not really", "metadata bytes"),
