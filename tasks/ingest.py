@@ -25,7 +25,8 @@ from tasks.core.stage import Metrics, StageLog, stage
 from tasks.documents import BATCH_BYTES, SCHEMA, write_documents
 from tasks.intake.dividing import divide
 from tasks.intake.inventory import Inventory
-from tasks.intake.reading import REJECTS, REJECTS_FILE, read_batch
+from tasks.intake.reading import REJECTS_FILE, read_batch
+from tasks.intake.rejects import REJECTS
 from tasks.intake.sources import PythonDocs, Source
 
 Hashes = npt.NDArray[np.uint64]

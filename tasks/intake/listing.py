@@ -6,13 +6,12 @@ stage that reads the files and so decides whether there is anything to do.
 
 import os
 from collections.abc import Iterable, Iterator
-from glob import glob, has_magic
-from itertools import pairwise, takewhile
-from pathlib import Path
+from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.errors import StageError, UserError
+from tasks.intake.places import find, is_url
 
 
 class ListedFile(BaseModel):
@@ -38,7 +37,7 @@ def list_files(source: str, paths: Iterable[str], formats: tuple[str, ...]) -> t
 
     Raises UserError for a path that matches nothing, a file of another format, and two files of one name.
     """
-    found = sorted({file for path in paths for file in _matches(source, path, formats)}, key=lambda file: file.name)
+    found = sorted({file for path in paths for file in _listed(source, path, formats)}, key=lambda file: file.name)
     for one, other in pairwise(found):
         if one.name == other.name:
             raise UserError(
@@ -48,25 +47,12 @@ def list_files(source: str, paths: Iterable[str], formats: tuple[str, ...]) -> t
     return tuple(found)
 
 
-def _matches(source: str, pattern: str, formats: tuple[str, ...]) -> Iterator[ListedFile]:
-    path = Path(os.path.expanduser(pattern))
-    if path.is_dir():
-        root = path
-        found = [match for match in path.rglob("*") if match.suffix.lower() in formats and match.is_file()]
-        missing = f"no file in {pattern} ends in one of {', '.join(formats)}"
-    elif has_magic(str(path)) and not path.exists():
-        root = Path(*takewhile(lambda part: not has_magic(part), path.parts))
-        found = [match for match in map(Path, glob(str(path), recursive=True)) if match.is_file()]
-        missing = f"no file matches {pattern}"
-    else:
-        root = path.parent
-        found = [path] if path.is_file() else []
-        missing = f"there is no file {pattern}"
-    if not found:
-        raise UserError(f"Source {source!r}: {missing}; correct its `paths`.")
-    for match in found:
-        if match.suffix.lower() not in formats:
-            raise UserError(f"Source {source!r}: {match} is not one of {', '.join(formats)}; convert or exclude it.")
-        state = match.stat()
-        name = f"{source}/{match.relative_to(root).as_posix()}"
-        yield ListedFile(name=name, path=str(match.resolve()), size=state.st_size, mtime_ns=state.st_mtime_ns)
+def _listed(source: str, path: str, formats: tuple[str, ...]) -> Iterator[ListedFile]:
+    if is_url(path):
+        raise UserError(f"Source {source!r}: {path} is a URL, from which only text is read; copy its files here.")
+    for match in find(path, formats, source):
+        if not match.path.lower().endswith(formats):
+            raise UserError(
+                f"Source {source!r}: {match.path} is not one of {', '.join(formats)}; convert or exclude it."
+            )
+        yield ListedFile(name=f"{source}/{match.relative}", path=match.path, size=match.size, mtime_ns=int(match.mark))

@@ -82,7 +82,7 @@ def read_file(path: str) -> bytes:
 
 def _find_local(pattern: str, suffixes: Sequence[str]) -> tuple[list[Found], str]:
     path = Path(os.path.expanduser(pattern))
-    if has_magic(str(path)):
+    if has_magic(str(path)) and not path.exists():
         root = Path(*takewhile(lambda part: not has_magic(part), path.parts))
         matches = [Path(match) for match in glob(str(path), recursive=True)]
         files = [match for match in matches if match.is_file()]

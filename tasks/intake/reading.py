@@ -15,10 +15,10 @@ from tasks.documents import SCHEMA, DocumentWriter, as_documents
 from tasks.intake.docstrings import SourceFile, extract_files
 from tasks.intake.formats import PAGES, read_part, reason_of, suffix_of
 from tasks.intake.places import stamp
+from tasks.intake.rejects import REJECTS
 from tasks.intake.rows import BLOCK, ROWS, Columns, Part, Reject
 from tasks.intake.webpage import Pages
 
-REJECTS = pa.schema([("path", pa.string()), ("row", pa.int64()), ("reason", pa.string())])
 REJECTS_FILE = "rejects.parquet"
 REJECTS_HELD = 10_000
 TABLES_HELD = 1_000
