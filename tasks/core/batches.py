@@ -98,7 +98,7 @@ class Batches:
         done = []
         for folder, future in zip(folders, futures, strict=True):
             done.append(Batch(folder, future.result()))
-            self._log.progress(len(done), len(folders), f"batches of {name}")
+            self._log.progress(len(done), len(folders), f"batches ({name})")
         return done
 
 

@@ -229,7 +229,7 @@ def test_a_stage_that_was_killed_goes_on_and_gives_the_same_bytes(tmp_path: Path
 
     class Killed(StageLog):
         def progress(self, done: float, total: float, unit: str) -> None:
-            if unit == "batches of copy":
+            if unit == "batches (copy)":
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
