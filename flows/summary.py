@@ -22,6 +22,7 @@ PAGES = {
     "mlflow": "{url}/#/experiments?workflowType=machine_learning",  # without it, MLflow 3 opens its GenAI pages
     "worker": "",
 }
+REASONS_SHOWN = 4
 STATE_STYLES = {"done": "green", "failed": "red", "killed": "red", "running": "yellow"}
 
 
@@ -97,7 +98,9 @@ def figures(found: dict[str, Artifact]) -> Iterable[tuple[str, str, str]]:
             name.removeprefix("dropped_"): n for name, n in metrics[judge].items() if name.startswith("dropped_")
         }
         by_reason = sorted(dropped.items(), key=lambda item: -item[1])
-        note = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in by_reason if count)
+        told = [f"{reason.replace('_', ' ')} {count:,}" for reason, count in by_reason[:REASONS_SHOWN] if count]
+        others = sum(count for _, count in by_reason[REASONS_SHOWN:])
+        note = ", ".join(told + ([f"others {others:,}"] if others else []))
         yield f"dropped by {judge}", f"{sum(dropped.values()):,}", note
     yield "documents kept", f"{metrics[judges[-1]]['kept']:,}", ""
     if whole["partitions"] > 1:
