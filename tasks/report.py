@@ -221,7 +221,8 @@ def find_examples(artifact: Artifact, before: Artifact, settings: ReportSettings
 
 def facts_of(node: Node, graph: Graph) -> list[str]:
     """Short lines for a node's box, the most telling first: how it differs from a twin, then its figures."""
-    facts = [f"{name.rpartition('.')[2]}: {value}" for name, value in graph.differing_settings(node).items()]
+    differing = graph.differing_settings(node).items()
+    facts = [f"{name.rpartition('.')[2]}: {value}" for name, value in differing if not isinstance(value, list)]
     facts = [fact if len(fact) <= 28 else fact[:27] + "…" for fact in facts[:1]]
     metrics = node.metrics
     if "kept" in metrics and "documents" in metrics:
