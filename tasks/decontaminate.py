@@ -24,7 +24,7 @@ from tasks.core.batches import Batches, Facts
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.documents import VERDICTS, as_table, document_files, write_documents
+from tasks.documents import VERDICTS, as_table, document_files, text_buffers, write_documents
 from tasks.intake.evaluation_sets import EvaluationInventory, EvaluationSet, read_texts, take_stock
 
 IN_EVALUATION_SET, CLEAN = "in evaluation set", "clean"
@@ -213,12 +213,7 @@ def _verdicts(batch: pl.DataFrame, hits: pl.DataFrame, settings: DecontaminateSe
 
 def _buffers(texts: pl.Series) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The UTF-8 bytes of all texts, and where each begins (shape [texts + 1])."""
-    column = pa.array(texts.to_arrow(compat_level=pl.CompatLevel.oldest()), pa.large_string())
-    offsets = np.frombuffer(column.buffers()[1], dtype=np.int64)[column.offset : column.offset + len(column) + 1]
-    data = np.frombuffer(column.buffers()[2] or b"", dtype=np.uint8)
-    for array in (offsets, data):
-        array.setflags(write=False)  # one type for numba whoever made the column, so that one version is compiled
-    return data, offsets
+    return text_buffers(pa.array(texts.to_arrow(compat_level=pl.CompatLevel.oldest()), pa.large_string()))
 
 
 def _quote(passage: bytes) -> str:

@@ -27,7 +27,7 @@ from tasks.core.batches import Batch, Batches, Facts
 from tasks.core.errors import StageError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.documents import VERDICTS, as_table, document_files, write_documents
+from tasks.documents import VERDICTS, as_table, document_files, text_buffers, write_documents
 from tasks.similarity.band_index import (
     MOST_DOCUMENTS,
     DocumentFile,
@@ -191,10 +191,7 @@ def sign_texts(
     (uint64, shape [texts, 2]); see tasks/similarity/minhash.py."""
     from tasks.similarity.minhash import GROUPINGS, SKETCH_WORDS, band_keys, permutations, sign
 
-    offsets = np.frombuffer(texts.buffers()[1] or bytes(8), dtype=np.int64)[texts.offset :][: len(texts) + 1]
-    data = np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)
-    for array in (offsets, data):
-        array.setflags(write=False)  # one type for numba whoever made the column, so that one version is compiled
+    data, offsets = text_buffers(texts)
     multipliers, summands = permutations(settings.bands * settings.rows)
     keys = np.empty((len(texts), GROUPINGS * settings.bands), dtype=np.uint64)
     sketches = np.empty((len(texts), SKETCH_WORDS), dtype=np.uint64)

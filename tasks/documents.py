@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tasks.core.store import Artifact
 
@@ -106,3 +107,18 @@ def as_table(data: pl.DataFrame | pa.Table, schema: pa.Schema) -> pa.Table:
     """The data as one chunk: Parquet pages follow chunks, and those that polars leaves follow its threads."""
     table = data.to_arrow() if isinstance(data, pl.DataFrame) else data
     return table.cast(schema).combine_chunks()
+
+
+def text_buffers(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The UTF-8 bytes that a column of texts lies in, and where in them each begins (shape [texts + 1]), uncopied.
+
+    Both are read-only: one type for numba whoever made the column, so that one version of a kernel is compiled.
+    """
+    data, offsets = np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64)
+    if len(texts):
+        _, where, what = texts.buffers()
+        offsets = np.frombuffer(where, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+        data = np.frombuffer(what or b"", dtype=np.uint8)
+    for array in (offsets, data):
+        array.setflags(write=False)
+    return data, offsets

@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.documents import text_buffers
 from tasks.quality.c4 import FINDINGS, choose_lines, cut_citations, join_lines
 from tasks.quality.repetition import REMAINS, REPETITIONS, measure_lines, measure_repetition
 from tasks.quality.rules import C4, FineWeb, GopherRepetition
@@ -25,7 +26,7 @@ def measure(
     texts: pa.LargeStringArray, repetition: GopherRepetition | None, c4: C4 | None, fineweb: FineWeb | None
 ) -> tuple[pl.DataFrame, pa.LargeStringArray]:
     """A row of measures a text (columns as the rules of each set that is on name them), and what C4 leaves of it."""
-    data, offsets = _buffers(texts)
+    data, offsets = text_buffers(texts)
     parts, left = [], []
     for first, last in slices(offsets):
         measures, kept, bounds = _measure_slice(data, offsets[first : last + 1], repetition, c4, fineweb)
@@ -85,18 +86,6 @@ def _measure_slice(
         parts.append(remains)
         parts.append((newlines if c4 is None else np.maximum(remains[:, 0] - 1, 0))[:, None])
     return np.concatenate(parts, axis=1), joined, bounds
-
-
-def _buffers(texts: pa.LargeStringArray) -> tuple[Bytes, Offsets]:
-    """The bytes and offsets of a column, without a copy, and read-only, so that one version is compiled for all."""
-    if not len(texts):
-        return np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64)
-    _, where, what = texts.buffers()
-    offsets = np.frombuffer(where, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    data = np.frombuffer(what or b"", dtype=np.uint8)
-    for array in (offsets, data):
-        array.setflags(write=False)
-    return data, offsets
 
 
 def _joined(left: list[tuple[Bytes, Offsets]]) -> pa.LargeStringArray:
