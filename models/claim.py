@@ -57,7 +57,7 @@ def _settle(spec: FitSpec, say: Callable[[str], None]) -> Bits:
     record: Path = spec.work / "training.json"
     identity = spec.identity()
     if not record.exists():
-        precision, reason = choose_precision(spec.precision)
+        precision, reason = choose_precision(spec.machine.precision)
         say(f"Computes in {precision}: {reason}.")
         bits = Bits(precision, torch.get_num_threads())
         aside = record.with_suffix(".writing")

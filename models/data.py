@@ -153,8 +153,8 @@ class Steps(Dataset[Batch]):
         self._spec = spec
         self._source: Windows | Examples
         match spec.data:
-            case TokenStream(shards=shards):
-                self._source = Windows(shards, spec.model.context_length)
+            case TokenStream(sources=sources):
+                self._source = Windows(sources[0].shards, spec.model.context_length)
             case LabelledExamples(train=train, rows=rows):
                 self._source = Examples(train, rows, spec.model.context_length)
         self.order = Order(self._source.n, spec.seed)

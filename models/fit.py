@@ -1,9 +1,7 @@
 """The training process: `python -m models.fit spec.json PARENT_PID`, or `fit(spec)` in a process one already has.
 
-Lightning's Trainer runs the loop, the precision and the device; what must be bit-exact through a kill stays here,
-because Lightning's own checkpoints hold no random states and resume in the middle of an epoch by replaying its
-loader. Here the step is one integer: batches (models/order.py) and learning rate (models/optim.py) are functions of
-it.
+Lightning's Trainer runs the loop, the precision, the devices and their strategy; what a step is stands in
+models/training.py.
 
 Exit codes: 0 finished; 75 stopped on request and saved, run it again to go on (EX_TEMPFAIL of sysexits.h); 1 failed,
 with one sentence as the last line of stderr.
@@ -12,51 +10,35 @@ with one sentence as the last line of stderr.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from models.checkpoint import (
-    Checkpoint,
-    load_model,
-    newest_checkpoint,
-    restore_optimisation,
-    restore_weights,
-    save_checkpoint,
-    save_model,
-)
+from models.checkpoint import newest_checkpoint, restore_weights, save_model
 from models.claim import claim
 from models.data import Batch, Examples, Steps, read_column
 from models.hardware import Arithmetic, device, keep_large_blocks
-from models.objectives import classification_loss, next_token_loss
-from models.optim import adamw, learning_rate
-from models.progress import ProgressFile, Report, now_ms, read_reports
+from models.progress import ProgressFile, read_reports
 from models.score import predicted_classes
 from models.spec import FitSpec, LabelledExamples
-from models.transformer import Transformer, fresh
+from models.start import initial_model
+from models.training import Stopped, Training, beat
+from models.transformer import Transformer
 
 RESUMABLE = 75
-
-
-class Stopped(Exception):
-    """The training was asked to stop and has saved its state."""
 
 
 @dataclass(frozen=True)
@@ -109,104 +91,6 @@ def fit(
         finally:
             progress.close()
         return FitResult(first_step, spec.steps, finished=True)
-
-
-def initial_model(spec: FitSpec) -> Transformer:
-    """The weights before the first step: fresh from the seed, overlaid by the starting point's where it has them."""
-    model = fresh(spec.model, spec.seed)
-    if spec.start:
-        start = load_model(spec.start.folder)
-        if (shape := start.config.model_copy(update={"classes": spec.model.classes})) != spec.model:
-            raise ValueError(f"The model in {spec.start.folder} has the shape {shape}, and {spec.model} is asked for.")
-        weights = start.state_dict()
-        model.load_state_dict(
-            {name: weights.get(name, fresh_value) for name, fresh_value in model.state_dict().items()}
-        )
-    if spec.trained == "head":
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = name.startswith("classifier")
-    return model
-
-
-class Training(pl.LightningModule):
-    """The hooks that Lightning calls; `step` counts updates over all processes that ever worked on the spec."""
-
-    def __init__(
-        self,
-        spec: FitSpec,
-        model: Transformer,
-        progress: ProgressFile,
-        checkpoint: Checkpoint | None,
-        stop: Callable[[], bool],
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.spec = spec
-        self.step = checkpoint.step if checkpoint else 0
-        self._checkpoint = checkpoint
-        self._progress = progress
-        self._stop = stop
-        self._loss = next_token_loss if spec.data.kind == "stream" else classification_loss
-        self._grad_norm = torch.tensor(0.0)
-        self._step_began = time.monotonic()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return adamw(self.model.named_parameters(), self.spec.optimisation)
-
-    def on_train_start(self) -> None:
-        if self._checkpoint:
-            restore_optimisation(self._checkpoint, self.model, self._optimizer)
-        self._step_began = time.monotonic()
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._loss(self.model, batch)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._grad_norm = torch.nn.utils.clip_grad_norm_(learning, self.spec.optimisation.clip, foreach=True)
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        loss, grad_norm = float(outputs["loss"]), float(self._grad_norm)
-        rate = self._learning_rate()
-        self.step += 1
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise FloatingPointError(
-                f"At step {self.step} the loss is {loss} and the gradient's norm {grad_norm}: lower learning_rate "
-                f"({self.spec.optimisation.learning_rate:g}) or lengthen the warm-up."
-            )
-        now = time.monotonic()
-        speed = batch.tokens_BT.numel() / max(now - self._step_began, 1e-9)
-        self._step_began = now
-        self._progress.append(Report(self.step, loss, rate, grad_norm, round(speed, 1), now_ms()))
-        beat(self.spec.work)
-        stopping = self._stop()
-        if stopping or self.step == self.spec.steps or self.step % self.spec.checkpoint_every == 0:
-            self._progress.sync()
-            save_checkpoint(self.spec.work / "checkpoints", self.step, self.model, self._optimizer)
-            self._step_began = time.monotonic()
-        if stopping and self.step < self.spec.steps:
-            raise Stopped
-
-    @property
-    def _optimizer(self) -> torch.optim.Optimizer:
-        return self.trainer.optimizers[0]
-
-    def _learning_rate(self) -> float:
-        return learning_rate(self.step, self.spec.steps, self.spec.optimisation)
-
-
-def beat(work: Path) -> None:
-    """Tell whoever watches that work was just finished. The work itself says so: a thread would beat through a hang."""
-    (work / "heartbeat").touch()
 
 
 def _run_trainer(training: Training, loader: DataLoader[Batch], precision: Arithmetic) -> None:

@@ -18,10 +18,15 @@ class Frozen(BaseModel):
 
 
 class ModelConfig(Frozen):
-    """The shape of the transformer; every field is one of Hugging Face's Qwen3Config under a plainer name."""
+    """The shape of the transformer; every field is one of Hugging Face's Qwen3Config or EuroBertConfig under a plainer
+    name (see models/hub.py)."""
 
+    attention: Literal["causal", "bidirectional"] = "causal"
+    """Whether a token sees only what precedes it (GPT; Qwen3) or all of its window (BERT; EuroBERT)."""
+    tied: bool = True
+    """Whether the embedding is also the output layer."""
     vocabulary: int = Field(gt=0)
-    """Rows of the embedding, which is also the output layer (tied)."""
+    """Rows of the embedding and of the output layer."""
     context_length: int = Field(gt=0)
     """Tokens that one window holds, and the longest sequence that the model was trained on."""
     layers: int = Field(gt=0)
@@ -51,9 +56,24 @@ class ModelConfig(Frozen):
             raise ValueError(f"head_width ({self.head_width}) must be even: rotary embedding turns pairs")
         return self
 
+    @property
+    def qk_norm(self) -> bool:
+        """Whether queries and keys are normalised: Qwen3 does, EuroBERT, to which the bidirectional model maps, does
+        not."""
+        return self.attention == "causal"
+
     @classmethod
     def sized(
-        cls, *, vocabulary: int, context_length: int, layers: int, width: int, heads: int, kv_heads: int
+        cls,
+        *,
+        vocabulary: int,
+        context_length: int,
+        layers: int,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        attention: Literal["causal", "bidirectional"] = "causal",
+        tied: bool = True,
     ) -> ModelConfig:
         """A model from the few numbers that matter; the rest by the usual ratios.
 
@@ -63,6 +83,8 @@ class ModelConfig(Frozen):
         if width % heads:
             raise ValueError(f"width ({width}) must be a multiple of heads ({heads})")
         return cls(
+            attention=attention,
+            tied=tied,
             vocabulary=vocabulary,
             context_length=context_length,
             layers=layers,
@@ -74,14 +96,50 @@ class ModelConfig(Frozen):
         )
 
 
-class TokenStream(Frozen):
-    """Unlabelled documents as one stream of tokens: next-token prediction."""
+class NextToken(Frozen):
+    """Every token is predicted from those before it."""
 
-    kind: Literal["stream"] = "stream"
+    kind: Literal["next_token"] = "next_token"
+
+
+class MaskedToken(Frozen):
+    """Hidden tokens are predicted from all the others (Devlin et al. 2018, BERT)."""
+
+    kind: Literal["masked_token"] = "masked_token"
+    mask_token: int = Field(ge=0)
+    """The id that hides a token."""
+    rate: float = Field(default=0.15, gt=0, lt=1)
+    """Share of a window's tokens that are predicted: round(rate x T) of every window, at least one."""
+    corruption: Literal["bert", "mask"] = "bert"
+    """What stands in the place of a predicted token. bert: the mask in 80 of 100, a random token in 10, itself in 10
+    (section 3.1); mask: always the mask."""
+
+
+class Source(Frozen):
+    """One part of the mixture."""
+
+    name: str
+    """For logs and for `identity`."""
+    weight: float = Field(default=1.0, gt=0)
+    """Its share of the windows, after division by the sum of all weights."""
     shards: tuple[Path, ...]
     """Arrow IPC files with a column `tokens`, in the order of the snapshot."""
+    only: str | None = None
+    """Take only documents whose column `source` says this; None = all."""
+
+
+class TokenStream(Frozen):
+    """Unlabelled documents as streams of tokens, one a source: language modelling."""
+
+    kind: Literal["stream"] = "stream"
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """What is mixed; one source is simply read."""
     digest: str
     """Of the snapshot; a checkpoint of another one is refused."""
+    objective: Annotated[NextToken | MaskedToken, Field(discriminator="kind")] = NextToken()
+    """What is predicted."""
+    document_mask: bool = False
+    """Whether a token sees only tokens of its own document; positions then count from the document's beginning."""
 
 
 class LabelledExamples(Frozen):
@@ -101,6 +159,8 @@ class LabelledExamples(Frozen):
 class Optimisation(Frozen):
     """How the weights move; the schedule's shape is in models/optim.py."""
 
+    algorithm: Literal["adamw", "muon"] = "adamw"
+    """muon: the hidden matrices by Muon, all else by AdamW."""
     learning_rate: float = Field(gt=0)
     """The peak."""
     warmup_steps: int = Field(ge=0)
@@ -115,15 +175,34 @@ class Optimisation(Frozen):
     """AdamW's memory of its square; 0.95 as GPT-3 (Brown et al. 2020, appendix B)."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient over all weights."""
+    spike_deviations: float | None = Field(default=6.0, gt=0)
+    """A step whose loss or gradient norm is so many standard deviations over the mean of the last 128 moves nothing and
+    is recorded; None = every step moves the weights."""
 
 
 class StartingPoint(Frozen):
     """A model that was trained before."""
 
     folder: Path
-    """With config.json and model.safetensors."""
+    """With config.json and model.safetensors (ours, or any of Hugging Face's); for a trunk, a checkpoint folder."""
     digest: str
-    """Of its artifact; the folder may move."""
+    """Of its artifact or files; the folder may move."""
+    trunk: bool = False
+    """Whether the optimizer goes on as well: the folder is the trunk's last checkpoint."""
+
+
+class Machine(Frozen):
+    """By what the training is computed; what is `auto` is chosen once, at its first start, and kept by every resume."""
+
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Of the arithmetic; weights and optimizer are float32 always. auto = by a short probe."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Whether the model is compiled; auto = where the run is long enough to pay for it."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices share the work: each holds the model (ddp), or a part of it (fsdp). auto = ddp where there is
+    more than one device."""
+    devices: int | None = Field(default=None, gt=0)
+    """Processes, each with a device of its own; None = all GPUs of this machine, or one process on the CPU."""
 
 
 class FitSpec(Frozen):
@@ -135,21 +214,27 @@ class FitSpec(Frozen):
     steps: int = Field(gt=0)
     """Updates of the weights in the whole training."""
     batch: int = Field(gt=0)
-    """Windows or examples in one update."""
+    """Windows or examples in one update, over all devices."""
+    accumulate: int = Field(default=1, gt=0)
+    """Pieces of the batch that are computed one after the other before the weights move: less memory, same update but
+    for rounding."""
     seed: int = Field(ge=0, lt=1 << 63)
     """Of the initial weights and of the order of samples."""
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Of the arithmetic; weights and optimizer are float32 always. auto = bf16 where the hardware has units for it."""
     start: StartingPoint | None = None
     """The model to start from; None = fresh weights. A head that it lacks is fresh."""
     trained: Literal["all", "head"] = "all"
     """Which weights learn."""
+    keep_trunk: bool = False
+    """Whether `out` also receives `trunk/`, the checkpoint before the cooldown, from which another night can go on."""
+    machine: Machine = Machine()
     work: Path
     """Survives a kill: checkpoints, progress, heartbeat."""
     out: Path
-    """Receives config.json, model.safetensors, losses.parquet (and predictions.parquet)."""
-    checkpoint_every: int = Field(default=50, gt=0)
-    """Steps between two checkpoints: what a kill can cost. Changes no bit of the result."""
+    """Receives config.json, model.safetensors, losses.parquet (and predictions.parquet, trunk/)."""
+    checkpoint_every: int | None = Field(default=None, gt=0)
+    """Steps between two checkpoints: what a kill can cost; None = two minutes. Changes no bit of the result."""
+    milestone_every: int | None = Field(default=None, gt=0)
+    """Checkpoints at multiples of so many steps are kept for good; None = only the newest two stay."""
     workers: int = Field(default=0, ge=0)
     """Processes that read batches ahead. Changes no bit of the result."""
 
@@ -160,8 +245,12 @@ class FitSpec(Frozen):
         def walk(prefix: str, value: object) -> None:
             if isinstance(value, dict):
                 for name, inner in value.items():
-                    walk(f"{prefix}.{name}" if prefix else name, inner)
-            elif prefix not in _EXECUTION:
+                    if name not in _EXECUTION:
+                        walk(f"{prefix}.{name}" if prefix else name, inner)
+            elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+                for number, inner in enumerate(value):
+                    walk(f"{prefix}.{number}", inner)
+            else:
                 flat[prefix] = value
 
         walk("", self.model_dump(mode="json"))
@@ -169,6 +258,6 @@ class FitSpec(Frozen):
 
 
 _EXECUTION = frozenset(
-    ("work", "out", "checkpoint_every", "workers", "data.shards", "data.train", "data.test", "start.folder")
+    ("work", "out", "checkpoint_every", "milestone_every", "workers", "shards", "train", "test", "folder", "devices")
 )
 """Where and how often, not what: the digests beside the paths say what is read."""

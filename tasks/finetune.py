@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.ipc
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.spec import FitSpec, LabelledExamples, ModelConfig, Optimisation, StartingPoint
+from models.spec import FitSpec, LabelledExamples, Machine, ModelConfig, Optimisation, StartingPoint
 from tasks.baseline import wilson
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
@@ -103,7 +103,7 @@ def finetune(
         steps=steps,
         batch=settings.batch,
         seed=settings.seed,
-        precision=settings.precision,
+        machine=Machine(precision=settings.precision),
         start=StartingPoint(folder=pretrained.path, digest=pretrained.digest)
         if settings.start == "pretrained"
         else None,

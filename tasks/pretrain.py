@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.spec import FitSpec, ModelConfig, Optimisation, TokenStream
+from models.spec import FitSpec, Machine, ModelConfig, Optimisation, Source, TokenStream
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
@@ -71,7 +71,7 @@ def pretrain(
     steps = settings.steps
     spec = FitSpec(
         model=model,
-        data=TokenStream(shards=shards, digest=snapshot_digest(tokens)),
+        data=TokenStream(sources=(Source(name="all", shards=shards),), digest=snapshot_digest(tokens)),
         optimisation=Optimisation(
             learning_rate=settings.learning_rate,
             warmup_steps=round(steps * settings.warmup),
@@ -81,7 +81,7 @@ def pretrain(
         steps=steps,
         batch=settings.batch,
         seed=settings.seed,
-        precision=settings.precision,
+        machine=Machine(precision=settings.precision),
         work=work,
         out=out,
         checkpoint_every=settings.checkpoint_every,

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from models.spec import FitSpec, LabelledExamples, ModelConfig, Optimisation, TokenStream
+from models.spec import FitSpec, LabelledExamples, ModelConfig, Optimisation, Source, TokenStream
 
 VOCABULARY = 64
 
@@ -65,7 +65,7 @@ def stream_spec(folder: Path, steps: int = 30, **changes: object) -> FitSpec:
             write_shard(shard, counting_documents(60, seed))
     spec = FitSpec(
         model=TINY,
-        data=TokenStream(shards=shards, digest="of-the-shards"),
+        data=TokenStream(sources=(Source(name="all", shards=shards),), digest="of-the-shards"),
         optimisation=Optimisation(learning_rate=1e-2, warmup_steps=3, cooldown_steps=10),
         steps=steps,
         batch=8,

@@ -42,7 +42,7 @@ def test_windows_tile_the_stream_whatever_the_shards(
 def test_an_epoch_holds_every_window_once(tmp_path: Path) -> None:
     spec = stream_spec(tmp_path, batch=3)
     batches = Steps(spec)
-    windows = Windows(spec.data.shards, spec.model.context_length)  # type: ignore[union-attr]
+    windows = Windows(spec.data.sources[0].shards, spec.model.context_length)  # type: ignore[union-attr]
     steps = -(-batches.order.n // 3)
     seen = np.concatenate([batches[step].tokens_BT.numpy() for step in range(steps)])[: batches.order.n]
     whole = np.stack([windows.read(window)[:-1] for window in range(windows.n)])

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from models.checkpoint import load_model
-from models.fit import fit, initial_model
+from models.fit import fit
 from models.progress import read_reports
-from models.spec import FitSpec, StartingPoint
+from models.spec import FitSpec, Machine, StartingPoint
+from models.start import initial_model
 from tests.models.shards import examples_spec, file_bytes, stream_spec
 
 
@@ -45,9 +46,9 @@ def test_training_learns_and_reports_every_step_once(tmp_path: Path) -> None:
 def test_a_training_stopped_anywhere_ends_in_the_same_bits(
     tmp_path: Path, precision: str, stops: tuple[int, ...]
 ) -> None:
-    whole = stream_spec(tmp_path / "whole", precision=precision)
+    whole = stream_spec(tmp_path / "whole", machine=Machine(precision=precision))
     fit(whole)
-    parts = stream_spec(tmp_path / "parts", precision=precision)
+    parts = stream_spec(tmp_path / "parts", machine=Machine(precision=precision))
     done = 0
     for steps in stops:
         if steps:

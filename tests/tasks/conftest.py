@@ -76,7 +76,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 def model(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Pre-trained for two seconds."""
     from models.fit import fit
-    from models.spec import FitSpec, Optimisation, TokenStream
+    from models.spec import FitSpec, Machine, Optimisation, Source, TokenStream
     from tasks.pretrain import PretrainSettings, shape, vocabulary_size
     from tasks.snapshot import shards_of, snapshot_digest
 
@@ -85,12 +85,14 @@ def model(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     settings = PretrainSettings(layers=2, width=32, heads=2, kv_heads=1, context_length=32)
     spec = FitSpec(
         model=shape(settings, vocabulary_size(small.tokenizer)),
-        data=TokenStream(shards=shards_of(tokens, "train"), digest=snapshot_digest(tokens)),
+        data=TokenStream(
+            sources=(Source(name="all", shards=shards_of(tokens, "train")),), digest=snapshot_digest(tokens)
+        ),
         optimisation=Optimisation(learning_rate=1e-2, warmup_steps=5, cooldown_steps=30),
         steps=100,
         batch=16,
         seed=0,
-        precision="float32",
+        machine=Machine(precision="float32"),
         work=root / "work",
         out=root / "out",
     )

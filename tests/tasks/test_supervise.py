@@ -74,7 +74,7 @@ def test_a_hung_training_is_killed_and_one_killed_too_often_fails(tmp_path: Path
 
 def test_a_failure_is_told_in_its_last_line(tmp_path: Path) -> None:
     spec = stream_spec(tmp_path)
-    shards = spec.data.shards  # type: ignore[union-attr]
+    shards = spec.data.sources[0].shards  # type: ignore[union-attr]
     shards[0].write_bytes(b"rubbish")
     with pytest.raises(StageError, match=r"failed: .*train-00000.arrow is not a readable Arrow file") as raised:
         supervise(spec, HeardLog())
