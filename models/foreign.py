@@ -4,13 +4,15 @@ For continued pre-training of what the world has published. Architectures that o
 (models/folder.py): it computes the same, faster. The price of taking any: the head is theirs and not ours to split, so
 masked models compute the logits of every token and not of the hidden 15 in 100 only.
 
+Dropout stays off, whatever the config says: a batch gives the same gradient on any number of devices and after any
+resume, and pre-training reads too little twice to over-fit (Geiping and Goldstein 2022, "Cramming", section 4.3).
 Weights come from safetensors alone, never from a pickle, and no code from a model's folder is run.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class Foreign(nn.Module):
     def __init__(self, hub: PreTrainedModel, config: HubModel) -> None:
         super().__init__()
         self.config = config
-        self.hub = hub
+        self.hub = hub.eval()
         kept = {id(weight): name for name, weight in self.named_parameters()}
         every = self.named_parameters(remove_duplicate=False)
         self._twins = {name: kept[id(weight)] for name, weight in every if kept[id(weight)] != name}
@@ -48,6 +50,12 @@ class Foreign(nn.Module):
             positions_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
             options["attention_mask"] = (positions_T < lengths_B[:, None]).long()
         return self.hub(input_ids=tokens_BT, **options).logits
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module's, but without dropout in either mode."""
+        super().train(mode)
+        self.hub.eval()
+        return self
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What `forward` gave: the head has been passed already."""
@@ -134,11 +142,8 @@ def _from_folder(folder: Path, config: HubModel) -> tuple[PreTrainedModel, dict[
 def _sees_later_tokens(model: Foreign) -> bool:
     tokens_2T = torch.zeros((2, min(8, model.config.context_length)), dtype=torch.int64)
     tokens_2T[1, -1] = model.config.vocabulary - 1
-    was_training = model.training
-    model.eval()
     with torch.inference_mode():
         one_TV, other_TV = model(tokens_2T)[:, :-1]
-    model.train(was_training)
     return not torch.allclose(one_TV, other_TV, rtol=1e-3, atol=1e-4)
 
 

@@ -154,13 +154,15 @@ def fresh(config: ModelConfig, seed: int) -> Transformer:
     """A model with initial weights that depend on nothing but the config and the seed.
 
     Normal with deviation 0.02, and 0.02 / sqrt(2 layers) for the two matrices that write to the stream (Radford et
-    al. 2019, GPT-2, section 2.3); norms are one, biases zero. Draws its own random numbers, by name, so that an added
-    head leaves all other weights as they were.
+    al. 2019, GPT-2, section 2.3); norms are one, biases zero. Draws its own random numbers, the heads' last, so that an
+    added head leaves all other weights as they were.
     """
     model = Transformer(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0].startswith("classifier")):
+        for name, parameter in sorted(
+            model.named_parameters(), key=lambda item: item[0].startswith(("output", "classifier"))
+        ):
             if parameter.ndim == 2:
                 writes = name.endswith(("attention.out.weight", "mlp.down.weight"))
                 parameter.normal_(0.0, 0.02 / math.sqrt(2 * config.layers) if writes else 0.02, generator=generator)
