@@ -20,7 +20,7 @@ from torch import Tensor
 from models.checkpoint import Checkpoint, restore_optimisation, save_checkpoint
 from models.data import Batch
 from models.objectives import classification_loss, next_token_loss
-from models.optim import adamw, learning_rate
+from models.optim import learning_rate, optimizer_for
 from models.progress import ProgressFile, Report, now_ms
 from models.spec import FitSpec
 from models.transformer import Transformer
@@ -53,7 +53,7 @@ class Training(pl.LightningModule):
         self._step_began = time.monotonic()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return adamw(self.model.named_parameters(), self.spec.optimisation)
+        return optimizer_for(self.model, self.spec.optimisation)
 
     def on_train_start(self) -> None:
         if self._checkpoint:
