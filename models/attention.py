@@ -32,6 +32,13 @@ def padding_apart(lengths_B: Tensor, T: int) -> Tensor:
     return (torch.arange(T, device=lengths_B.device) >= lengths_B[:, None]).long()
 
 
+def positions_within(documents_BT: Tensor) -> Tensor:
+    """Each token's place in its own document, from 0, int64, shape (B, T); for positions that are not rotary."""
+    place_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
+    begins_BT = documents_BT.diff(dim=1, prepend=documents_BT[:, :1] - 1) != 0
+    return place_T - (place_T * begins_BT).cummax(dim=1).values
+
+
 def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, causal: bool, visible_B1TT: Tensor | None = None) -> Tensor:
     """Attention of H query heads over G shared key/value heads, shape (B, H, T, K).
 

@@ -25,11 +25,11 @@ _PLAIN: dict[str, dict[str, object]] = {
 }
 """Options that our transformer does not have, by the value that does without them (which is also their default)."""
 
+OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
+"""Whose first position is the one after the padding id, which leaves so many fewer."""
+
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 """Where architectures say how many positions they have."""
-
-_OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
-"""Whose first position is the one after the padding id, which leaves so many fewer."""
 
 _UNLIMITED = 1 << 30
 """Tokens; for architectures without a table of positions."""
@@ -156,7 +156,7 @@ def _foreign_config(folder: Path, described: Mapping[str, Any], attention: Atten
     if "vocab_size" not in described or described.get("is_encoder_decoder"):
         raise ValueError(f"The {described['model_type']} in {folder} is no model of one sequence of tokens.")
     context = next((described[name] for name in _CONTEXT if described.get(name)), _UNLIMITED)
-    if described["model_type"] in _OFFSET_POSITIONS:
+    if described["model_type"] in OFFSET_POSITIONS:
         context -= described.get("pad_token_id", 1) + 1
     return HubModel(
         architecture=described["model_type"],

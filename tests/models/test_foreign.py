@@ -102,7 +102,23 @@ def qwen3() -> Any:
     )
 
 
-CAUSAL, MASKED = (gpt2, llama), (bert, modernbert)
+def roberta() -> Any:
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    return RobertaForMaskedLM(
+        RobertaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=T + 2,
+            pad_token_id=1,
+        )
+    )
+
+
+CAUSAL, MASKED = (gpt2, llama), (bert, modernbert, roberta)
 
 
 def write(make: Callable[[], Any], folder: Path) -> Any:
@@ -202,6 +218,27 @@ def test_padding_is_told_to_them(tmp_path: Path) -> None:
     with torch.no_grad():
         ours_BTV = model(padded_BT, lengths_B=torch.tensor([7]))[:, :7]
     torch.testing.assert_close(ours_BTV, their_logits(theirs, tokens_BT), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("make", [*CAUSAL, *MASKED])
+def test_documents_of_a_window_are_computed_as_if_alone(make: Callable[[], Any], tmp_path: Path) -> None:
+    theirs = write(make, tmp_path)
+    model = load_model(tmp_path)
+    assert isinstance(model, Foreign) and model.keeps_documents_apart()
+    tokens_1T = torch.randint(3, VOCABULARY, (1, T))
+    with torch.no_grad():
+        together = model(tokens_1T, torch.tensor([[0] * 5 + [1] * 8 + [2] * 3]))
+    alone = torch.cat([their_logits(theirs, document) for document in tokens_1T.split([5, 8, 3], dim=1)], dim=1)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_a_model_that_would_mix_documents_is_refused(tmp_path: Path) -> None:
+    write(modernbert, tmp_path / "given")
+    changed(tmp_path / "given", local_attention=8, sliding_window=8)
+    spec = spec_for(tmp_path / "given", tmp_path)
+    initial_model(spec)
+    with pytest.raises(ValueError, match=f"documents of a window of {T} tokens apart: set document_mask to false"):
+        initial_model(spec.model_copy(update={"data": spec.data.model_copy(update={"document_mask": True})}))
 
 
 def test_they_are_scored_and_sampled_as_ours(tmp_path: Path) -> None:
