@@ -163,16 +163,22 @@ class Steps(Dataset[Batch]):
         """A reader in a process of its own maps the shards itself."""
         return Steps, (self._spec,)
 
-    def __getitem__(self, step: int) -> Batch:
-        items = self.order.items(step * self._spec.batch, self._spec.batch)
+    def __getitem__(self, share: tuple[int, int]) -> Batch:
+        items = self.order.items(*share)
         return self._source.batch(items.astype(np.int64))
 
-    def loader(self, start: int, stop: int) -> DataLoader[Batch]:
+    def loader(self, start: int, stop: int, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
         """Batches of steps start .. stop, in order, the same for any number of workers."""
+        batch, pieces = self._spec.batch, self._spec.accumulate
+        count = batch // (pieces * world)
         return DataLoader(
             self,
             batch_size=None,
-            sampler=range(start, stop),
+            sampler=[
+                (step * batch + piece * (batch // pieces) + rank * count, count)
+                for step in range(start, stop)
+                for piece in range(pieces)
+            ],
             num_workers=self._spec.workers,
             multiprocessing_context="forkserver" if self._spec.workers else None,  # a forked threaded process may die
             worker_init_fn=EndWith(os.getpid()) if self._spec.workers else None,

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.data import Batch
+from models.spec import FitSpec
 from models.transformer import Transformer
+
+
+def loss_for(spec: FitSpec) -> Callable[[nn.Module, Batch], Tensor]:
+    """What this training minimises."""
+    return next_token_loss if spec.data.kind == "stream" else classification_loss  # type: ignore[return-value]
 
 
 def next_token_loss(model: Transformer, batch: Batch) -> Tensor:

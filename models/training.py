@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from models.checkpoint import Checkpoint, restore_optimisation, save_checkpoint
 from models.data import Batch
-from models.objectives import classification_loss, next_token_loss
+from models.heartbeat import beat
 from models.optim import adamw, learning_rate
-from models.progress import ProgressFile, Report, now_ms
+from models.progress import Progress, Report, now_ms
 from models.spec import FitSpec
-from models.transformer import Transformer
 
 
 class Stopped(Exception):
@@ -36,8 +36,9 @@ class Training(pl.LightningModule):
     def __init__(
         self,
         spec: FitSpec,
-        model: Transformer,
-        progress: ProgressFile,
+        model: nn.Module,
+        loss: Callable[[nn.Module, Batch], Tensor],
+        progress: Progress,
         checkpoint: Checkpoint | None,
         stop: Callable[[], bool],
     ) -> None:
@@ -48,8 +49,9 @@ class Training(pl.LightningModule):
         self._checkpoint = checkpoint
         self._progress = progress
         self._stop = stop
-        self._loss = next_token_loss if spec.data.kind == "stream" else classification_loss
+        self._loss = loss
         self._grad_norm = torch.tensor(0.0)
+        self._pieces: list[float] = []
         self._step_began = time.monotonic()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -75,9 +77,19 @@ class Training(pl.LightningModule):
     ) -> None:
         learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._grad_norm = torch.nn.utils.clip_grad_norm_(learning, self.spec.optimisation.clip, foreach=True)
+        if isinstance(self._grad_norm, DTensor):
+            self._grad_norm = self._grad_norm.full_tensor()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        loss, grad_norm = float(outputs["loss"]), float(self._grad_norm)
+        self._pieces.append(float(outputs["loss"]) * self.spec.accumulate)  # Lightning divides it
+        if len(self._pieces) < self.spec.accumulate:
+            return
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        agreed = torch.tensor([sum(self._pieces) / len(self._pieces), float(self._stop())], dtype=torch.float64)
+        self._pieces.clear()
+        if world > 1:
+            dist.all_reduce(agreed)
+        loss, grad_norm = float(agreed[0]) / world, float(self._grad_norm)
         rate = self._learning_rate()
         self.step += 1
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -86,14 +98,19 @@ class Training(pl.LightningModule):
                 f"({self.spec.optimisation.learning_rate:g}) or lengthen the warm-up."
             )
         now = time.monotonic()
-        speed = batch.tokens_BT.numel() / max(now - self._step_began, 1e-9)
+        speed = batch.tokens_BT.numel() * self.spec.accumulate * world / max(now - self._step_began, 1e-9)
         self._step_began = now
         self._progress.append(Report(self.step, loss, rate, grad_norm, round(speed, 1), now_ms()))
-        beat(self.spec.work)
-        stopping = self._stop()
+        if self.global_rank == 0:
+            beat(self.spec.work)
+        stopping = bool(agreed[1])
         if stopping or self.step == self.spec.steps or self.step % (self.spec.checkpoint_every or 50) == 0:
             self._progress.sync()
-            save_checkpoint(self.spec.work / "checkpoints", self.step, self.model, self._optimizer)
+            if (not dist.is_initialized() or dist.get_rank() == 0) and not any(
+                isinstance(weight, DTensor) for weight in self.model.parameters()
+            ):
+                beat(self.spec.work, "saving")
+                save_checkpoint(self.spec.work / "checkpoints", self.step, self.model, self._optimizer)
             self._step_began = time.monotonic()
         if stopping and self.step < self.spec.steps:
             raise Stopped
@@ -104,8 +121,3 @@ class Training(pl.LightningModule):
 
     def _learning_rate(self) -> float:
         return learning_rate(self.step, self.spec.steps, self.spec.optimisation)
-
-
-def beat(work: Path) -> None:
-    """Tell whoever watches that work was just finished. The work itself says so: a thread would beat through a hang."""
-    (work / "heartbeat").touch()
