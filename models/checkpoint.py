@@ -2,7 +2,9 @@
 
 A checkpoint is a folder: weights, optimizer state and random states as safetensors, plain facts as JSON, and a
 manifest of SHA-256 hashes. It is written aside, synced, renamed, read back, and only then are older ones removed; two
-are kept, so that a damaged newest one costs one interval and not the training. Nothing in it is ever unpickled.
+are kept, so that a damaged newest one costs one interval and not the training, and milestones for good. Nothing in it
+is ever unpickled. Of a model that is divided among processes each writes its own part, with the place of each part in
+the file's header (models/tensors.py), and any number of processes reads what it needs.
 """
 
 from __future__ import annotations
@@ -12,19 +14,24 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from models.incidents import Incident
+from models.ranks import Ranks
+from models.tensors import Tensors, write_tensors
 
 KEPT = 2
 _PREFIX = "step-"
 _ASIDE = ".writing-"
 _MANIFEST = "manifest.json"
+_STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -33,63 +40,156 @@ class Checkpoint:
 
     path: Path
     step: int
-    """Updates that its weights have seen."""
+    """Updates that its weights have seen or passed over."""
 
 
-def save_checkpoint(root: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
-    """Commit the state after `step` updates under `root`, then remove all but the newest two.
+@dataclass(frozen=True)
+class State:
+    """The plain facts of a training between two steps."""
 
-    Raises OSError when the disk refuses (what was written aside is swept by the next save), ValueError when the disk
-    gives back other bytes than it was given.
+    step: int
+    trunk_steps: int = 0
+    """Steps of the trunk that this training went on from."""
+    guard: dict[str, Any] | None = None
+    """Of the spike guard."""
+    incidents: list[Incident] = field(default_factory=list)
+    """All so far."""
+    rollbacks: int = 0
+    """In a row, since the last regular checkpoint; 0 = this is a regular one."""
+    digest: str = ""
+    """Of the data."""
+    world: int = 1
+    """Processes that trained."""
+
+
+def save_checkpoint(
+    root: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks
+) -> Checkpoint:
+    """Commit the training's state as a folder under `root`; all processes of the group call it.
+
+    A save of 1 GB takes some 3 s: a third writing, a third hashing, a third reading back (a disk of 1 GB/s, 1 core).
+
+    Raises OSError when the disk refuses, of any process (what was written aside is swept by the next save), ValueError
+    when the disk gives back other bytes than it was given.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    sweep(root)
-    aside = root / f"{_ASIDE}{step:012d}"
-    aside.mkdir()
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
-        aside / "model.safetensors",
-    )
-    save_file(_optimizer_tensors(model, optimizer), aside / "optimizer.safetensors")
-    save_file(_random_tensors(), aside / "random.safetensors")
-    (aside / "state.json").write_text(json.dumps({"step": step}) + "\n")
-    files = sorted(path for path in aside.iterdir())
-    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
-    (aside / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    for path in (*files, aside / _MANIFEST, aside):
-        _sync(path)
-    final = root / f"{_PREFIX}{step:012d}"
-    os.rename(aside, final)
-    _sync(root)
-    if damage := find_damage(final):
-        raise ValueError(f"The checkpoint just written is damaged ({damage}): check the disk of {root}.")
-    for old in _folders(root)[:-KEPT]:
-        shutil.rmtree(old)
-    return Checkpoint(final, step)
+    aside, final = root / f"{_ASIDE}{state.step:012d}", root / f"{_PREFIX}{state.step:012d}"
+
+    def prepare() -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        sweep(root)
+        if final.exists():  # of a rollback that a kill cut short
+            shutil.rmtree(final)
+        aside.mkdir()
+
+    def write() -> None:
+        write_tensors(aside, "model", model_tensors(model), ranks)
+        write_tensors(aside, "optimizer", _optimizer_tensors(model, optimizer), ranks)
+        write_tensors(aside, "random", _random_tensors(), ranks, own=True)
+        if ranks.first:
+            (aside / _STATE).write_text(json.dumps(asdict(state)) + "\n")
+
+    def commit() -> None:
+        files = sorted(path for path in aside.iterdir())
+        manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+        (aside / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        for path in (*files, aside / _MANIFEST, aside):
+            _sync(path)
+        os.rename(aside, final)
+        _sync(root)
+        if damage := find_damage(final):
+            raise ValueError(f"The checkpoint just written is damaged ({damage}): check the disk of {root}.")
+
+    for part, act in ((ranks.first, prepare), (True, write), (ranks.first, commit)):
+        _together(ranks, act if part else lambda: None)
+    return Checkpoint(final, state.step)
+
+
+def prune(root: Path, milestone: Callable[[int], bool]) -> None:
+    """Remove all checkpoints but the newest two regular ones, what is newer than them, and milestones."""
+    regular = [folder for folder in _folders(root) if read_state(Checkpoint(folder, _step(folder))).rollbacks == 0]
+    oldest = regular[-KEPT:][:1]
+    for folder in _folders(root):
+        if oldest and folder < oldest[0] and not milestone(_step(folder)):
+            shutil.rmtree(folder)
 
 
 def newest_checkpoint(root: Path, at_most: int) -> tuple[Checkpoint | None, list[str]]:
     """The newest intact checkpoint of at most that many steps; one sentence for each one passed over and removed."""
     passed: list[str] = []
     for folder in reversed(_folders(root)):
-        step = int(folder.name.removeprefix(_PREFIX))
         damage = find_damage(folder)
-        if damage is None and step <= at_most:
-            return Checkpoint(folder, step), passed
+        if damage is None and _step(folder) <= at_most:
+            return Checkpoint(folder, _step(folder)), passed
         passed.append(f"Checkpoint {folder.name} is not used: {damage or 'its last losses were never reported'}.")
         shutil.rmtree(folder)
     return None, passed
 
 
+def good_checkpoint(root: Path, further_back: int) -> Checkpoint | None:
+    """The newest intact regular checkpoint, or one so many further back; None where there is none."""
+    found = []
+    for folder in reversed(_folders(root)):
+        checkpoint = Checkpoint(folder, _step(folder))
+        if find_damage(folder) is None and read_state(checkpoint).rollbacks == 0:
+            found.append(checkpoint)
+    return found[further_back] if further_back < len(found) else None
+
+
+def checkpoint_at(root: Path, step: int) -> Checkpoint:
+    """The intact checkpoint of that step. Raises ValueError where there is none."""
+    folder = root / f"{_PREFIX}{step:012d}"
+    if damage := find_damage(folder):
+        raise ValueError(f"The checkpoint of step {step} in {root} cannot be used: {damage}.")
+    return Checkpoint(folder, step)
+
+
+def open_trunk(folder: Path) -> Checkpoint:
+    """The checkpoint in the folder that another training left as its trunk. Raises ValueError where it is damaged."""
+    if damage := find_damage(folder):
+        raise ValueError(f"The trunk in {folder} cannot be gone on from: {damage}.")
+    return Checkpoint(folder, json.loads((folder / _STATE).read_bytes())["step"])
+
+
+def copy_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """The checkpoint's files in another folder, which is made; by hard links where the file systems allow it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(checkpoint.path.iterdir()):
+        (folder / path.name).unlink(missing_ok=True)
+        try:
+            os.link(path, folder / path.name)
+        except OSError:
+            shutil.copyfile(path, folder / path.name)
+
+
+def read_state(checkpoint: Checkpoint) -> State:
+    """The plain facts of a checkpoint."""
+    facts = json.loads((checkpoint.path / _STATE).read_bytes())
+    facts["incidents"] = [Incident(**incident) for incident in facts["incidents"]]
+    return State(**facts)
+
+
 def restore_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Set the model to the checkpoint's weights, in place."""
-    model.load_state_dict(load_file(checkpoint.path / "model.safetensors"))
+    """Set the model to the checkpoint's weights, in place; of a divided model, this process's part."""
+    with Tensors(checkpoint.path, "model") as stored, torch.no_grad():
+        for name, tensor in model_tensors(model).items():
+            stored.read_into(name, tensor)
 
 
-def restore_optimisation(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def restore_optimisation(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int = 0
+) -> None:
     """Set the optimizer of that model and all random states to where the checkpoint was taken."""
-    _restore_optimizer(load_file(checkpoint.path / "optimizer.safetensors"), model, optimizer)
-    _restore_random(load_file(checkpoint.path / "random.safetensors"))
+    with Tensors(checkpoint.path, "optimizer") as stored:
+        fields: dict[str, list[str]] = {}
+        for key in stored.names:
+            name, _, part = key.rpartition("/")
+            fields.setdefault(name, []).append(part)
+        for name, parameter in _in_order(model, optimizer):
+            optimizer.state[parameter] = {
+                part: stored.read_like(f"{name}/{part}", parameter) for part in fields.get(name, ())
+            }
+    with Tensors(checkpoint.path, "random", own=rank) as stored:
+        _restore_random({name: stored.read(name) for name in stored.names})
 
 
 def find_damage(folder: Path) -> str | None:
@@ -112,8 +212,36 @@ def sweep(root: Path) -> None:
         shutil.rmtree(path)
 
 
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and kept buffers by name, each once: a tied weight has the first of its names."""
+    seen: dict[int, str] = {}
+    tensors = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if seen.setdefault(id(tensor), name) == name:
+            tensors[name] = tensor.detach()
+    return tensors
+
+
+def _together(ranks: Ranks, act: Callable[[], None]) -> None:
+    """Do it, and raise on all processes if it failed on one: nobody may wait for one that has given up."""
+    failure: Exception | None = None
+    try:
+        act()
+    except (OSError, ValueError) as error:
+        failure = error
+    failed = ranks.add([float(failure is not None)])[0]
+    if failure:
+        raise failure
+    if failed:
+        raise OSError("another process could not write its part of the checkpoint")
+
+
 def _folders(root: Path) -> list[Path]:
     return sorted(root.glob(f"{_PREFIX}*"))
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(_PREFIX))
 
 
 def _sha256(path: Path) -> str:
@@ -139,16 +267,10 @@ def _in_order(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterable[tu
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"{name}/{field}": value.detach().cpu().contiguous()
+        f"{name}/{part}": value
         for name, parameter in _in_order(model, optimizer)
-        for field, value in optimizer.state[parameter].items()
+        for part, value in optimizer.state[parameter].items()
     }
-
-
-def _restore_optimizer(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    for name, parameter in _in_order(model, optimizer):
-        fields = {key.rpartition("/")[2]: value for key, value in tensors.items() if key.rpartition("/")[0] == name}
-        optimizer.state[parameter] = {field: value.to(parameter.device) for field, value in fields.items()}
 
 
 def _random_tensors() -> dict[str, Tensor]:

@@ -1,44 +1,50 @@
 """The training process: `python -m models.fit spec.json PARENT_PID`, or `fit(spec)` in a process one already has.
 
-Lightning's Trainer runs the loop, the precision, the devices and their strategy; what a step is stands in
-models/training.py.
+Lightning's Trainer runs the loop (models/trainer.py); what a step is stands in models/training.py. Under torchrun each
+process runs this file.
 
 Exit codes: 0 finished; 75 stopped on request and saved, run it again to go on (EX_TEMPFAIL of sysexits.h); 1 failed,
-with one sentence as the last line of stderr.
+with one sentence as the last line of stderr. The same is told by `outcome.json` in the work folder.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
-from models.checkpoint import newest_checkpoint, restore_weights
-from models.claim import claim
+from models.checkpoint import Checkpoint, checkpoint_at, copy_checkpoint, newest_checkpoint, restore_weights
+from models.claim import Bits, Claim, claim
 from models.data import Batch, Examples, Steps
-from models.foreign import Model
-from models.hardware import Arithmetic, device, keep_large_blocks
-from models.progress import ProgressFile, read_reports
-from models.saved import save_model
+from models.flops import peak_flops
+from models.hardware import Arithmetic, compiled, device, keep_large_blocks, machine_name
+from models.heartbeat import beat
+from models.incidents import write_incidents
+from models.memory import how_to_fit
+from models.objectives import loss_for
+from models.outcome import Outcome, tell
+from models.probe import choose
+from models.progress import NoProgress, Progress, ProgressFile, read_reports
+from models.ranks import Ranks, is_severed, joined, rank_here
+from models.saved import save_config, save_model
 from models.score import predicted_classes
 from models.shards import read_column
 from models.spec import FitSpec, LabelledExamples
 from models.start import initial_model
-from models.training import Stopped, Training, beat
+from models.trainer import is_sharded, run_trainer, shard, whole
+from models.training import Stopped, Training
 from models.transformer import Transformer
 
 RESUMABLE = 75
@@ -61,34 +67,52 @@ def fit(
     """Train to the spec's last step, from the newest intact checkpoint in `spec.work`, and write `spec.out`.
 
     `stop` is asked after every step, `say` hears what a person would want to know. Sets torch's threads and determinism
-    and the allocator's habits for the whole process.
+    and the allocator's habits for the whole process. Under torchrun all processes of the group call it; the first one
+    (rank 0) alone reports, speaks and writes `spec.out`.
 
     Raises ValueError when the work folder belongs to another training or the data cannot be trained on,
     FloatingPointError when the loss is no longer a number, OSError when a disk refuses.
     """
     spec.work.mkdir(parents=True, exist_ok=True)
-    with claim(spec, say) as bits:
-        torch.set_num_threads(bits.threads)
+    with joined() as ranks, claim(spec, ranks) as claimed:
+        beat(spec.work, "starting")
+        if not ranks.first:
+            say = lambda line: None  # noqa: E731
+        if claimed.begun:
+            torch.set_num_threads(claimed.begun.threads)
         keep_large_blocks()
         batches = Steps(spec)
         model = initial_model(spec)
-        progress = ProgressFile(spec.work / "progress.jsonl")
-        checkpoint, passed_over = newest_checkpoint(spec.work / "checkpoints", at_most=progress.last_step)
+        progress, checkpoint = _where_it_stood(spec, ranks, say)
         if checkpoint:
             restore_weights(checkpoint, model)
         first_step = checkpoint.step if checkpoint else 0
-        for sentence in passed_over:
-            say(sentence)
+        loss = loss_for(spec)
+        bits = _choices(claimed, batches, model, loss, say)
         say(
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights, {batches.order.n:,} samples, "
-            f"{spec.steps:,} steps of {spec.batch}, {bits.precision}, {bits.threads} threads"
+            f"{spec.steps:,} steps of {spec.batch}, {bits.precision}{', compiled' if bits.compiled else ''}, "
+            f"{f'{ranks.world} processes of ' if ranks.world > 1 else ''}{bits.threads} threads"
             + (f"; going on from step {first_step:,}" if first_step else "")
         )
-        training = Training(spec, model, progress, checkpoint, stop)
+        if is_sharded(spec, ranks):
+            shard(model.to(device()), ranks)
+        if bits.compiled:
+            loss = compiled(loss, spec.cache)
+        training = Training(spec, model, loss, progress, checkpoint, stop, say, ranks)
         try:
             if first_step < spec.steps:
-                _run_trainer(training, batches.loader(first_step, spec.steps), bits.precision)
-            _write_results(spec, model, bits.precision, stop)
+                beat(spec.work, "compiling" if bits.compiled else "starting")
+                run_trainer(
+                    training,
+                    batches.loader(first_step, spec.steps, ranks.rank, ranks.world),
+                    spec,
+                    bits.precision,
+                    ranks,
+                )
+            weights = whole(model.state_dict())
+            if ranks.first:
+                _write_results(training, weights, bits.precision, stop)
         except Stopped:
             return FitResult(first_step, training.step, finished=False)
         finally:
@@ -96,59 +120,68 @@ def fit(
         return FitResult(first_step, spec.steps, finished=True)
 
 
-def _run_trainer(training: Training, loader: DataLoader[Batch], precision: Arithmetic) -> None:
-    steps = len(loader)
-    with warnings.catch_warnings():
-        # Advice on loggers, workers and progress bars that this process does without, knowingly.
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-        # A debugging aid that costs 2 % of a step.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        trainer = pl.Trainer(
-            accelerator=device().type,
-            devices=1,
-            precision="bf16-mixed" if precision == "bf16" else "32-true",
-            max_steps=steps,
-            deterministic=True,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            callbacks=[_OwnSignalHandlers()],
-        )
-        trainer.fit(training, loader)
+def _where_it_stood(spec: FitSpec, ranks: Ranks, say: Callable[[str], None]) -> tuple[Progress, Checkpoint | None]:
+    """The record of steps, and the checkpoint to go on from: looked for by the first process, the same for all."""
+    if not ranks.first:
+        last_step, path, step = ranks.agree((0, "", 0))
+        return NoProgress(last_step), Checkpoint(Path(path), step) if path else None
+    progress = ProgressFile(spec.work / "progress.jsonl")
+    checkpoint, passed_over = newest_checkpoint(spec.work / "checkpoints", at_most=progress.last_step)
+    for sentence in passed_over:
+        say(sentence)
+    ranks.agree((progress.last_step, str(checkpoint.path) if checkpoint else "", checkpoint.step if checkpoint else 0))
+    return progress, checkpoint
 
 
-class _OwnSignalHandlers(pl.Callback):
-    """Puts this process's signal handlers back over Lightning's, which raises between steps, before a save."""
+def _choices(
+    claimed: Claim,
+    batches: Steps,
+    model: nn.Module,
+    loss: Callable[[nn.Module, Batch], Tensor],
+    say: Callable[[str], None],
+) -> Bits:
+    """How to compute: as the training was begun, or, at its first start, chosen and kept."""
+    spec, ranks = claimed.spec, claimed.ranks
+    if (begun := claimed.begun) is not None:
+        if begun.world != ranks.world:
+            say(
+                f"Begun with {begun.world} processes and going on with {ranks.world}: the same windows a step, but "
+                "sums are rounded otherwise, so not the same bits."
+            )
+        return begun
+    choice = choose(spec, model, loss, lambda: next(iter(batches.loader(0, 1, ranks.rank, ranks.world))), ranks.world)
+    say(f"Computes in {choice.precision}{', compiled' if choice.compiled else ''}: {choice.reason}.")
+    bits = Bits(choice.precision, choice.compiled, torch.get_num_threads(), ranks.world)
+    name = machine_name()
+    return claimed.keep(bits, {"name": name, "peak_flops": peak_flops(name), "gpu": device().type == "cuda"})
 
-    def __init__(self) -> None:
-        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-
-
-def _write_results(spec: FitSpec, model: Model, precision: Arithmetic, stop: Callable[[], bool]) -> None:
+def _write_results(
+    training: Training, weights: Mapping[str, Tensor], precision: Arithmetic, stop: Callable[[], bool]
+) -> None:
+    spec = training.spec
+    beat(spec.work, "saving")
     spec.out.mkdir(parents=True, exist_ok=True)
-    save_model(spec.out, model, model.state_dict())
+    save_model(spec.out, training.model, weights)
+    write_incidents(spec.out, training.incidents)
     reports = [report for report, _ in read_reports(spec.work / "progress.jsonl")]
     assert len(reports) == spec.steps, f"{len(reports)} losses of {spec.steps} steps"
-    columns = ("step", "loss", "learning_rate", "grad_norm")  # no times: equal trainings give equal files
+    columns = ("step", "loss", "learning_rate", "grad_norm", "skipped")  # no times: equal trainings give equal files
     pq.write_table(
         pa.table({name: [getattr(r, name) for r in reports] for name in columns}), spec.out / "losses.parquet"
     )
+    if spec.keep_trunk:
+        copy_checkpoint(checkpoint_at(spec.work / "checkpoints", spec.trunk_step), spec.out / "trunk")
+        save_config(spec.out / "trunk", training.model)
     if isinstance(spec.data, LabelledExamples):
-        assert isinstance(model, Transformer), "a model that has a classification head"
         examples = Examples(spec.data.test, None, spec.model.context_length)
-        model.to(device())
+        judged = initial_model(spec)
+        assert isinstance(judged, Transformer), "a model that has a classification head"
+        judged.load_state_dict(weights)
         predicted = np.empty(examples.n, dtype=np.int32)
-        for indices, classes in predicted_classes(model, examples, precision):
+        for indices, classes in predicted_classes(judged.to(device()), examples, precision):
             predicted[indices] = classes
-            beat(spec.work)
+            beat(spec.work, "evaluating")
             if stop():
                 raise Stopped
         doc_ids = pa.chunked_array(read_column(spec.data.test, "doc_id"))
@@ -162,30 +195,50 @@ def main(arguments: list[str]) -> int:
     """Run the spec in the named file; when the process of the second argument, the parent, is gone, save and end."""
     spec = FitSpec.model_validate_json(Path(arguments[0]).read_bytes())
     parent = int(arguments[1]) if len(arguments) > 1 else None
+    ranks = rank_here()
+    if ranks.world > 1:  # torchrun mixes the processes' output
+        os.dup2(os.open(spec.work / f"stderr-{ranks.rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
 
     def stop() -> bool:
-        # Asked for here, not by prctl(PR_SET_PDEATHSIG): that fires when the parent's *thread* ends.
-        return asked.is_set() or (parent is not None and os.getppid() != parent)
+        return asked.is_set() or (parent is not None and not _is_above(parent, ranks.world > 1))
 
     try:
         result = fit(spec, stop, lambda line: print(line, flush=True))
     except Exception as error:
         traceback.print_exc()
-        print(_explain(error, spec), file=sys.stderr)
+        sentence = _explain(error, spec, ranks.world)
+        print(sentence, file=sys.stderr)
+        if not (ranks.world > 1 and is_severed(error)):
+            tell(spec.work, Outcome("failed", ranks.rank, sentence))
         return 1
+    if ranks.first:
+        tell(spec.work, Outcome("finished" if result.finished else "stopped", ranks.rank))
     return 0 if result.finished else RESUMABLE
 
 
-def _explain(error: Exception, spec: FitSpec) -> str:
+def _is_above(parent: int, launched: bool) -> bool:
+    """Whether that process is still this one's parent, or, where torchrun stands between, its grandparent.
+
+    Asked for here, not by prctl(PR_SET_PDEATHSIG): that fires when the parent's *thread* ends.
+    """
+    above = os.getppid()
+    if not launched:
+        return above == parent
+    try:
+        return psutil.Process(above).ppid() == parent
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _explain(error: Exception, spec: FitSpec, processes: int) -> str:
     """One line for the person who reads only the last one."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return (
-            f"Out of memory with batch {spec.batch} and context_length {spec.model.context_length}: lower one of them."
-        )
+    gpu = isinstance(error, torch.OutOfMemoryError)
+    if gpu or isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return f"The {'GPU' if gpu else 'machine'}'s memory ran out: {how_to_fit(spec, processes, gpu)}."
     return text if isinstance(error, ValueError | OSError | FloatingPointError) else f"{type(error).__name__}: {text}"
 
 

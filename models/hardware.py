@@ -1,15 +1,20 @@
-"""Fits the process to its machine: which arithmetic, how many threads, how the allocator treats large blocks.
-
-Precision is decided by what the hardware has, never by timing it: a timed choice could fall out differently after a
-kill and change the bits.
-"""
+"""Fits the process to its machine: what its processor has, how it compiles, how the allocator treats large blocks."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import Literal
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Arithmetic = Literal["bf16", "float32"]
 
@@ -36,6 +41,41 @@ def choose_precision(asked: Literal["auto", "bf16", "float32"]) -> tuple[Arithme
     if units:
         return "bf16", f"the processor has {units[0]}"
     return "float32", "the processor has no bf16 units"
+
+
+def machine_name() -> str:
+    """The GPU's or the processor's model, as its maker calls it."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def cannot_compile() -> str | None:
+    """Why Inductor could not compile here, or None."""
+    if torch.cuda.is_available():
+        return None
+    named = os.environ.get("CXX")
+    if any(shutil.which(name) for name in ((named,) if named else ("g++", "clang++"))):
+        return None
+    return "this machine has no C++ compiler"
+
+
+def compiled(function: Callable[P, R], cache: Path | None) -> Callable[P, R]:
+    """The function compiled by Inductor for tensors of fixed shapes; code is kept below `cache` from run to run.
+
+    Inductor's deterministic mode: it chooses kernels by rule and not by timing them, so that a process that must
+    compile again after a kill gets the same code, and with it the same bits.
+    """
+    if cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+    # A CUDA toolkit on a machine without a GPU is nothing that a person must act on.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"deterministic": True}
+    return torch.compile(function, dynamic=False, options=options)
 
 
 def keep_large_blocks() -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,38 @@ class Report:
     grad_norm: float
     """Before clipping."""
     tokens_per_second: float
-    """Of this step, padding included."""
+    """Of this step, over all processes, padding included."""
     time: int
     """Milliseconds since 1970."""
+    skipped: bool = False
+    """Whether the step moved nothing, for its loss or its gradient stood out."""
+
+
+class Progress(Protocol):
+    """Where a training reports its steps."""
+
+    last_step: int
+
+    def append(self, report: Report) -> None: ...
+    def sync(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class NoProgress:
+    """Of the processes that leave reporting to the first of their group."""
+
+    def __init__(self, last_step: int) -> None:
+        self.last_step = last_step
+
+    def append(self, report: Report) -> None:
+        """Only count."""
+        self.last_step = max(self.last_step, report.step)
+
+    def sync(self) -> None:
+        """Nothing is written here."""
+
+    def close(self) -> None:
+        """Nothing is open here."""
 
 
 class ProgressFile:

@@ -1,4 +1,4 @@
-"""The parent's side of a training: starts the process, feeds its figures to the log, and decides what its end means.
+"""The parent's side of a training: starts it, feeds its figures to the log, and decides what its end means.
 
 Training is a process of its own because Lightning's signal handlers want a main thread, and because the kernel that
 kills the largest process must not take the flow with it. The price is one more start of torch and Lightning (5 s
@@ -7,135 +7,128 @@ warm). Works from any thread.
 
 from __future__ import annotations
 
-import os
+import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from models.progress import read_reports
+from models import outcome
+from models.heartbeat import Phase, last_beat
+from models.memory import how_to_fit
 from models.spec import FitSpec
 from tasks.core.errors import StageError
 from tasks.core.stage import StageLog
-
-RESUMABLE = 75
-"""The exit code with which models/fit.py says: stopped on request, saved, run me again."""
+from tasks.feed import Feed
+from tasks.launch import GRACE_S, command, environment, processes_for
+from tasks.vitals import Vitals, family
 
 _POLL_S = 0.5
-_GRACE_S = 120.0  # for finishing a step and saving, after SIGTERM
+_VITALS_S = 10.0
+_SHORTEST_PATIENCE_S = 60.0
+_PATIENCE_STEPS = 20
+
+
+@dataclass(frozen=True)
+class _Death:
+    """An end that the training did not tell itself."""
+
+    how: str
+    """As in "was killed by SIGKILL"."""
+    output: Path
+    """Where its last words are, if any."""
+    memory: bool
+    """Whether the kernel killed for want of memory meanwhile."""
 
 
 def supervise(spec: FitSpec, log: StageLog, restarts: int = 2, patience_s: float = 900.0) -> None:
     """Run the spec to its end; returns when `spec.out` is complete.
 
-    A process that a signal killed is started again from its last checkpoint, `restarts` times; so is one whose
-    heartbeat is silent for `patience_s` seconds (it is killed first). Losses reach `log` from the first step on, also
-    those of an earlier call on the same work folder.
+    A training that died is started again from its last checkpoint, `restarts` times without a new checkpoint between
+    two deaths. So is one that hangs: it is killed when its heartbeat is silent for 20 times its median step, at least a
+    minute, or, while it starts, compiles, saves or evaluates, for `patience_s` seconds. With more than one device it
+    runs under torchrun, and what befalls one process ends and restarts all of them. Losses reach `log` from the first
+    step on, also those of an earlier call on the same work folder.
 
-    Raises StageError when the process failed, was stopped, ran out of memory, or died too often: the sentence says
+    Raises StageError when the training failed, was stopped, ran out of memory, or died too often: the sentence says
     which, and where its output is.
     """
     spec.work.mkdir(parents=True, exist_ok=True)
     (spec.work / "spec.json").write_text(spec.model_dump_json(indent=2))
-    feed = _Feed(spec, log)
+    processes = processes_for(spec)
+    feed = Feed(spec, log, processes)
+    left, saved = restarts, _last_saved(spec)
     while True:
-        oom_kills = _oom_kills()
-        code = _run(spec, feed, patience_s)
-        if code == 0:
+        death = _run(spec, feed, processes, patience_s, log)
+        end = outcome.told(spec.work)
+        if end and end.kind == "finished":
             return
-        errors = spec.work / "stderr.txt"
-        if code == RESUMABLE:
+        if end and end.kind == "stopped":
             raise StageError(
                 f"The training was stopped and saved at step {feed.step} of {spec.steps}; the same command goes on "
                 "from there."
             )
-        if code > 0:
-            raise StageError(f"The training failed: {_last_line(errors)} (full output: {errors})")
-        if _oom_kills() > oom_kills:
+        if end:
+            errors = _errors(spec, processes, end.rank)
+            raise StageError(f"The training failed: {end.sentence.rstrip('.')} (full output: {errors})")
+        if death.memory:
             raise StageError(
-                f"The training was killed at step {feed.step} because the machine's memory ran out: lower batch "
-                f"({spec.batch}) or context_length ({spec.model.context_length}); the same command goes on from the "
-                "last checkpoint."
+                f"The training was killed at step {feed.step} because the machine's memory ran out: "
+                f"{how_to_fit(spec, processes, gpu=False)}; the same command goes on from the last checkpoint."
             )
-        if restarts == 0:
+        if (now := _last_saved(spec)) > saved:
+            left, saved = restarts, now
+        if left == 0:
             raise StageError(
-                f"The training was killed by {_signal_name(-code)} at step {feed.step}, again: the same command goes "
-                f"on from the last checkpoint (output: {errors})."
+                f"The training {death.how} at step {feed.step}, again: the same command goes on from the last "
+                f"checkpoint (output: {death.output})."
             )
-        restarts -= 1
-        log.info(
-            f"The training was killed by {_signal_name(-code)} at step {feed.step}; starting again from its last "
-            "checkpoint."
-        )
+        left -= 1
+        log.info(f"The training {death.how} at step {feed.step}; starting again from its last checkpoint.")
 
 
-class _Feed:
-    """Passes each report, and each line that the training says, to the log once."""
-
-    def __init__(self, spec: FitSpec, log: StageLog) -> None:
-        self._spec, self._log = spec, log
-        self._offset = 0
-        self._said = 0
-        self.step = 0
-
-    def restart(self) -> None:
-        """A new process writes its own lines."""
-        self._said = 0
-
-    def pump(self) -> None:
-        """Pass on what is new."""
-        said = self._spec.work / "stdout.txt"
-        lines = said.read_text(errors="replace").split("\n")[:-1]
-        for line in lines[self._said :]:
-            self._log.info(line)
-        self._said = len(lines)
-        for report, offset in read_reports(self._spec.work / "progress.jsonl", self._offset):
-            self._offset = offset
-            self.step = report.step
-            values = {
-                "loss": report.loss,
-                "learning_rate": report.learning_rate,
-                "grad_norm": report.grad_norm,
-                "tokens_per_second": report.tokens_per_second,
-            }
-            self._log.metrics(values, step=report.step, time_ms=report.time)
-            self._log.progress(report.step, self._spec.steps, "steps")
-
-
-def _run(spec: FitSpec, feed: _Feed, patience_s: float) -> int:
-    """One process from start to end; its exit code, negative for a signal."""
+def _run(spec: FitSpec, feed: Feed, processes: int, patience_s: float, log: StageLog) -> _Death:
+    """The training from start to end, and how it looks from outside."""
     feed.restart()
-    command = [sys.executable, "-m", "models.fit", str(spec.work / "spec.json"), str(os.getpid())]
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = {
-        # Threads that wait asleep: spinning ones took 3 times as long on 2 cores whenever another process (a server,
-        # a browser) wanted one of them.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-    }
+    outcome.forget(spec.work)
+    oom_kills = _oom_kills()
+    hung: str | None = None
     with (
         (spec.work / "stdout.txt").open("wb") as out,
         (spec.work / "stderr.txt").open("wb") as errors,
         _ended(
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=environment)
+            subprocess.Popen(
+                command(spec, processes),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
+                env=environment(processes),
+            )
         ) as child,
     ):
-        pulse = _Pulse(spec.work / "heartbeat")
+        pulse, vitals, sampled = _Pulse(spec.work), Vitals(child.pid), time.monotonic()
         while True:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(_POLL_S)
             feed.pump()
             if child.returncode is not None:
-                return child.returncode
-            if pulse.silence_s() > patience_s:
-                child.kill()
+                break
+            if time.monotonic() - sampled > _VITALS_S:
+                sampled = time.monotonic()
+                if values := vitals.sample():
+                    log.metrics(values)
+            if not hung and (hung := pulse.too_long(feed.median_step_s, patience_s)):
+                log.info(f"The training {hung}: killing it.")
+                _kill(child)
             if not threading.main_thread().is_alive():
                 child.send_signal(signal.SIGTERM)  # the interpreter is leaving and waits only for this thread
+    said = _errors(spec, processes, 0) if processes > 1 else spec.work / "stderr.txt"
+    how = hung or _how_it_died(child.returncode, spec.work / "stderr.txt", said)
+    return _Death(how, said, _oom_kills() > oom_kills)
 
 
 @contextmanager
@@ -147,29 +140,59 @@ def _ended(child: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
         if child.poll() is None:
             child.terminate()
             try:
-                child.wait(_GRACE_S)
+                child.wait(GRACE_S + 10)
             except subprocess.TimeoutExpired:
-                child.kill()
+                _kill(child)
                 child.wait()
 
 
-class _Pulse:
-    """Time since the file's last change, on a clock that does not run while the machine is suspended."""
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """All of the family: torchrun, when killed, would leave the trainings themselves behind."""
+    for process in family(child.pid):
+        with suppress(ProcessLookupError):
+            process.kill()
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: int | None = None
+
+class _Pulse:
+    """Time since the last heartbeat, on a clock that does not run while the machine is suspended."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._seen, _ = last_beat(work)
+        self._phase: Phase = "starting"
         self._since = time.monotonic()
 
-    def silence_s(self) -> float:
-        """Seconds without a heartbeat; starting up counts."""
-        try:
-            changed = self._path.stat().st_mtime_ns
-        except FileNotFoundError:
-            changed = None
-        if changed != self._seen:
-            self._seen, self._since = changed, time.monotonic()
-        return time.monotonic() - self._since
+    def too_long(self, median_step_s: float | None, patience_s: float) -> str | None:
+        """How it hangs, in words, or None."""
+        at, phase = last_beat(self._work)
+        if at != self._seen:
+            self._seen, self._phase, self._since = at, phase, time.monotonic()
+        silence = time.monotonic() - self._since
+        if self._phase == "training" and median_step_s is not None:
+            patience = min(patience_s, max(_SHORTEST_PATIENCE_S, _PATIENCE_STEPS * median_step_s))
+            if silence > patience:
+                return f"hung: no step in {silence:,.0f} s, where one takes {median_step_s:,.2g} s"
+        elif silence > patience_s:
+            return f"hung: no sign of life for {silence:,.0f} s while {self._phase}"
+        return None
+
+
+def _last_saved(spec: FitSpec) -> str:
+    """Name of the newest checkpoint: what tells progress that lasts from steps done over and over."""
+    return max((path.name for path in (spec.work / "checkpoints").glob("step-*")), default="")
+
+
+def _errors(spec: FitSpec, processes: int, rank: int) -> Path:
+    return spec.work / ("stderr.txt" if processes == 1 else f"stderr-{rank}.txt")
+
+
+def _how_it_died(code: int, launcher: Path, said: Path) -> str:
+    """In words; torchrun's own report names the signal that ended one of its processes."""
+    if code < 0:
+        return f"was killed by {_signal_name(-code)}"
+    if named := re.search(r"exitcode\s*: -(\d+)", launcher.read_text(errors="replace")):
+        return f"was killed by {_signal_name(int(named[1]))}"
+    return f"ended ({_last_line(said if said.exists() else launcher)})"
 
 
 def _last_line(path: Path) -> str:
@@ -185,9 +208,21 @@ def _signal_name(number: int) -> str:
 
 
 def _oom_kills() -> int:
-    """Processes that the kernel has killed for want of memory since it booted; 0 where it does not tell."""
-    try:
-        counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-    except OSError:
-        return 0
-    return int(counters.get("oom_kill", 0))
+    """Processes that the kernel has killed for want of memory: on this machine since it booted, and in this process's
+    control group, whose limit may be lower (a container's); 0 where the kernel does not tell."""
+    counted = 0
+    for path in (Path("/proc/vmstat"), *_memory_events()):
+        with suppress(OSError, ValueError):
+            counters = dict(line.split() for line in path.read_text().splitlines())
+            counted += int(counters.get("oom_kill", 0))
+    return counted
+
+
+def _memory_events() -> list[Path]:
+    """Of the control group (version 2), seen from the host or from inside a container."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            if line.startswith("0::"):
+                group = Path("/sys/fs/cgroup") / line.removeprefix("0::").lstrip("/")
+                return [group / "memory.events"]
+    return []

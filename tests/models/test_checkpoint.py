@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from models.checkpoint import (
+    Checkpoint,
+    State,
     find_damage,
     newest_checkpoint,
+    prune,
     restore_optimisation,
     restore_weights,
     save_checkpoint,
 )
 from models.optim import optimizer_for
+from models.ranks import Ranks
 from models.saved import load_model, save_model
 from models.spec import Optimisation
 from models.transformer import Transformer, fresh
@@ -31,6 +35,12 @@ def trained(seed: int, steps: int = 2) -> tuple[Transformer, torch.optim.Optimiz
     return model, optimizer
 
 
+def save(root: Path, step: int, model: Transformer, optimizer: torch.optim.Optimizer, rollbacks: int = 0) -> Checkpoint:
+    checkpoint = save_checkpoint(root, State(step, rollbacks=rollbacks), model, optimizer, Ranks())
+    prune(root, lambda step: step % 1000 == 0)
+    return checkpoint
+
+
 def step(model: Transformer, optimizer: torch.optim.Optimizer) -> None:
     model(torch.arange(8)[None]).square().sum().backward()
     optimizer.step()
@@ -39,7 +49,7 @@ def step(model: Transformer, optimizer: torch.optim.Optimizer) -> None:
 
 def test_a_restored_training_goes_on_bit_by_bit(tmp_path: Path) -> None:
     model, optimizer = trained(seed=0)
-    checkpoint = save_checkpoint(tmp_path, 2, model, optimizer)
+    checkpoint = save(tmp_path, 2, model, optimizer)
     drawn = (torch.rand(3), np.random.rand(3), random.random())
     step(model, optimizer)
 
@@ -60,7 +70,7 @@ def test_a_restored_training_goes_on_bit_by_bit(tmp_path: Path) -> None:
 def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
     model, optimizer = trained(seed=0)
     for number in (3, 12, 100):
-        save_checkpoint(tmp_path, number, model, optimizer)
+        save(tmp_path, number, model, optimizer)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000000012", "step-000000000100"]
     checkpoint, passed_over = newest_checkpoint(tmp_path, at_most=100)
     assert checkpoint is not None and checkpoint.step == 100 and passed_over == []
@@ -70,9 +80,9 @@ def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_newest_one_falls_back_to_the_one_before(tmp_path: Path, file: str, damage: str) -> None:
     model, optimizer = trained(seed=0, steps=1)
-    save_checkpoint(tmp_path, 1, model, optimizer)
+    save(tmp_path, 1, model, optimizer)
     step(model, optimizer)
-    newest = save_checkpoint(tmp_path, 2, model, optimizer)
+    newest = save(tmp_path, 2, model, optimizer)
     path = newest.path / file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -87,8 +97,8 @@ def test_a_damaged_newest_one_falls_back_to_the_one_before(tmp_path: Path, file:
 
 def test_a_checkpoint_ahead_of_the_reported_losses_is_not_used(tmp_path: Path) -> None:
     model, optimizer = trained(seed=0)
-    save_checkpoint(tmp_path, 1, model, optimizer)
-    save_checkpoint(tmp_path, 2, model, optimizer)
+    save(tmp_path, 1, model, optimizer)
+    save(tmp_path, 2, model, optimizer)
     checkpoint, passed_over = newest_checkpoint(tmp_path, at_most=1)
     assert checkpoint is not None and checkpoint.step == 1
     assert "never reported" in passed_over[0]
@@ -98,12 +108,12 @@ def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
     (tmp_path / ".writing-000000000001").mkdir()
     (tmp_path / ".writing-000000000001" / "model.safetensors").write_bytes(b"half")
     assert newest_checkpoint(tmp_path, at_most=10) == (None, [])
-    save_checkpoint(tmp_path, 1, *trained(seed=0))
+    save(tmp_path, 1, *trained(seed=0))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
 
 
 def test_an_unreadable_manifest_is_damage(tmp_path: Path) -> None:
-    checkpoint = save_checkpoint(tmp_path, 1, *trained(seed=0))
+    checkpoint = save(tmp_path, 1, *trained(seed=0))
     (checkpoint.path / "manifest.json").write_text("[1, 2")
     assert "cannot be read" in (find_damage(checkpoint.path) or "")
 

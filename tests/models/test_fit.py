@@ -35,7 +35,7 @@ def test_training_learns_and_reports_every_step_once(tmp_path: Path) -> None:
     result = fit(spec)
     assert (result.first_step, result.last_step, result.finished) == (0, 40, True)
     losses = pl.read_parquet(spec.out / "losses.parquet")
-    assert losses.columns == ["step", "loss", "learning_rate", "grad_norm"]
+    assert losses.columns == ["step", "loss", "learning_rate", "grad_norm", "skipped"]
     assert losses["step"].to_list() == list(range(1, 41))
     assert losses["loss"][0] > 3.9 and losses["loss"].tail(3).mean() < 2.5  # type: ignore[operator]
     assert load_model(spec.out).config == spec.model
