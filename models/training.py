@@ -189,7 +189,8 @@ class Training(pl.LightningModule):
         """Go on from the last good checkpoint's weights with the next step; what came between is passed over.
 
         As PaLM's trainings did by hand (Chowdhery et al. 2022, section 5.1): the windows since that checkpoint are left
-        out, since weights and windows together led here and the same again would lead here again.
+        out, since weights and windows together led here and the same again would lead here again. Only here does it
+        matter to the result when a checkpoint was taken.
         """
         good = None
         if self._rollbacks < ROLLBACKS:

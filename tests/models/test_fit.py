@@ -16,7 +16,7 @@ from tests.models.shards import examples_spec, file_bytes, stream_spec
 
 
 @pytest.fixture(autouse=True)
-def _settings_of_torch() -> Iterator[None]:
+def settings_of_torch() -> Iterator[None]:
     """`fit` sets them for its process."""
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     yield
