@@ -318,6 +318,19 @@ def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+def test_what_is_no_model_is_named_in_a_sentence(tmp_path: Path) -> None:
+    for content, message in (
+        ("{", "describes no model"),
+        ('{"layers": -1}', "describes no model"),
+        ('{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}', "neither a causal nor a masked"),
+        ('{"model_type": "clip", "architectures": ["OwnForCausalLM"]}', "no model of one sequence of tokens"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=message) as caught:
+            load_config(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
 def test_a_body_without_its_head_is_refused(tmp_path: Path) -> None:
     theirs = write(bert, tmp_path / "whole")
     theirs.bert.save_pretrained(tmp_path / "body")
