@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.data import Batch
+from models.fit import fit
 from models.folder import load_config
 from models.foreign import Foreign, empty_foreign, load_foreign
 from models.generate import continue_tokens
@@ -21,7 +22,7 @@ from models.score import document_bits, masked_bits
 from models.spec import FitSpec, HubModel, MaskedToken, ModelConfig, StartingPoint
 from models.start import initial_model
 from models.transformer import Transformer
-from tests.models.shards import stream_spec
+from tests.models.shards import file_bytes, stream_spec
 
 VOCABULARY, T = 64, 16
 
@@ -119,6 +120,15 @@ def roberta() -> Any:
 
 
 CAUSAL, MASKED = (gpt2, llama), (bert, modernbert, roberta)
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_torch() -> Iterator[None]:
+    """`fit` sets them for its process."""
+    threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(exact)
 
 
 def write(make: Callable[[], Any], folder: Path) -> Any:
@@ -253,6 +263,16 @@ def test_they_are_scored_and_sampled_as_ours(tmp_path: Path) -> None:
     np.testing.assert_allclose(bits, masked_bits(masked, documents, mask_token=2, batch=1)[0], rtol=1e-5)
     assert counts.tolist() == [1, 1, 5]
     assert len(continue_tokens(causal, [0, 5], end_token=VOCABULARY, count=20, seed=1)) == 20
+
+
+def test_continued_pre_training_stopped_anywhere_ends_in_the_same_bits(tmp_path: Path) -> None:
+    write(gpt2, tmp_path / "given")
+    whole, parts = (spec_for(tmp_path / "given", tmp_path / name) for name in ("whole", "parts"))
+    assert fit(whole).finished
+    stops = iter([False] * 6)
+    assert not fit(parts, stop=lambda: next(stops, True)).finished
+    assert fit(parts).first_step == 7
+    assert file_bytes(parts.out) == file_bytes(whole.out)
 
 
 def test_a_qwen3_becomes_our_own_transformer_of_any_window(tmp_path: Path) -> None:
