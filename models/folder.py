@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from models.spec import HubModel, ModelConfig
 
 Attention = Literal["causal", "bidirectional"]
@@ -51,8 +49,8 @@ def load_config(folder: Path, attention: Attention | None = None) -> ModelConfig
         described = json.loads(path.read_bytes())
         if "model_type" not in described:
             return ModelConfig.model_validate(described)
-    except (ValueError, TypeError, ValidationError) as error:
-        raise ValueError(f"{path} describes no model: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} describes no model: {' '.join(str(error).split())}") from error
     serves = attention or _said(described)
     if serves is None:
         raise ValueError(

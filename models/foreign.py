@@ -2,7 +2,7 @@
 
 For continued pre-training of what the world has published. Architectures that our transformer equals do not come here
 (models/folder.py): it computes the same, faster. The price of taking any: the head is theirs and not ours to split, so
-masked models compute the logits of every token and not of the hidden 15 in 100 only.
+masked models compute the logits of every token and not of the hidden 15 in 100 only (see models/objectives.py).
 
 Dropout stays off, whatever the config says: a batch gives the same gradient on any number of devices and after any
 resume, and pre-training reads too little twice to over-fit (Geiping and Goldstein 2022, "Cramming", section 4.3).
@@ -139,6 +139,7 @@ def save_foreign(folder: Path, model: Foreign, weights: dict[str, Tensor]) -> No
         weights: as in its state_dict; perhaps gathered from several devices.
     """
     inner = {name.removeprefix("hub."): weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    _without_bars()
     model.hub.save_pretrained(folder, state_dict=inner)
 
 
@@ -149,6 +150,7 @@ def _auto_class(config: HubModel) -> Any:
 
 
 def _from_folder(folder: Path, config: HubModel) -> tuple[PreTrainedModel, dict[str, Any]]:
+    _without_bars()
     try:
         return _auto_class(config).from_pretrained(
             folder,
@@ -164,6 +166,13 @@ def _from_folder(folder: Path, config: HubModel) -> tuple[PreTrainedModel, dict[
         raise ValueError(
             f"The {config.architecture} in {folder} cannot be trained on {objective} tokens: {reason}"
         ) from error
+
+
+def _without_bars() -> None:
+    """A training's stderr is for sentences."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _sees_later_tokens(model: Foreign) -> bool:
