@@ -35,7 +35,7 @@ VOCABULARY, CONTEXT = 8192, 256
 HELD_OUT, JUDGED = 0.1, 400
 GOAL = 0.6
 """Of the time of nanoGPT's own float32."""
-RIVAL = {"batch": 8, "steps": 1000, "warmup": 50, "rate": 2e-3}
+RIVAL = {"batch": 8, "steps": 1000, "warmup": 100, "rate": 2e-3}
 """The best of `RIVAL_GRID`, at 2 M tokens."""
 RIVAL_GRID = {"rate": (1e-3, 2e-3, 4e-3), "batch": (8, 16)}
 OURS_STEPS = 500
@@ -84,7 +84,8 @@ def ours(folder: Path, seed: int, algorithm: str = "muon", rate: float = 1.0) ->
 def rival(folder: Path, seed: int, precision: str, **changes: float) -> Side:
     """nanoGPT's shape and loop, always over as many tokens as `RIVAL`."""
     described = {**RIVAL, **changes, "precision": precision, "seed": seed}
-    described["steps"] = int(RIVAL["steps"] * RIVAL["batch"] / described["batch"])
+    larger = described["batch"] / RIVAL["batch"]
+    described |= {"steps": round(RIVAL["steps"] / larger), "warmup": round(RIVAL["warmup"] / larger)}
     return side(f"nanoGPT {precision}", "nanogpt", folder, described)
 
 
