@@ -3,7 +3,7 @@ not follow.
 
 As OLMo 2 (OLMo et al. 2024, section 3.2, and its trainer's skip-step optimizer: 6 deviations over 128 steps, from half
 a window on). Other than there a skipped step does not enter the window, so that a burst of bad batches cannot widen
-what counts as usual; and a level that has changed for good is accepted after `PATIENCE` skips. Costs 20 microseconds a
+what counts as usual; and a level that has changed for good is accepted after `PATIENCE` skips. Costs 40 microseconds a
 step and 256 numbers of state.
 """
 
