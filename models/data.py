@@ -114,7 +114,10 @@ class Steps:
                     raise ValueError(
                         f"mask_token ({objective.mask_token}) is no token of a vocabulary of {spec.model.vocabulary}."
                     )
-                self._parts = [Windows(source.shards, spec.model.context_length, source.only) for source in sources]
+                self._parts = [
+                    Windows(source.shards, spec.model.context_length, source.only, spec.work / "index")
+                    for source in sources
+                ]
                 weights = [source.weight for source in sources]
                 self.order = Mixture([part.n for part in self._parts], weights, spec.seed)
             case LabelledExamples(train=train, rows=rows):
