@@ -139,6 +139,7 @@ def _stretches(
 
 def _neighbours(sources: pa.Array, only: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First rows of the groups of neighbours that are of the source, and the rows after their last."""
-    chosen = pc.equal(sources, only).fill_null(False).to_numpy(zero_copy_only=False)
-    edges = np.diff(chosen.astype(np.int8), prepend=0, append=0)
-    return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    chosen = pc.indices_nonzero(pc.equal(sources, only))
+    # Not to_numpy(): its first call imports pandas, 0.3 s and 26 MB.
+    rows = np.frombuffer(chosen.buffers()[1], np.uint64, len(chosen)).astype(np.int64)
+    return rows[np.diff(rows, prepend=-2) > 1], rows[np.diff(rows, append=len(sources) + 1) > 1] + 1
