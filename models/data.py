@@ -2,7 +2,8 @@
 
 Which samples a step sees is arithmetic (models/mixture.py), where they lie is known from mapped shards
 (models/windows.py), and what is hidden in them is a hash (models/masking.py). The number of the step is all the state
-of reading, and any number of workers and ranks reads the same batches.
+of reading, and any number of workers and ranks reads the same batches. 16 windows of 1,024 tokens cost 0.2 ms, 0.35 ms
+from two sources or with a document mask, 0.8 ms with hidden tokens; next to a step of 100 ms a worker is not needed.
 """
 
 from __future__ import annotations
@@ -114,7 +115,10 @@ class Steps:
                     raise ValueError(
                         f"mask_token ({objective.mask_token}) is no token of a vocabulary of {spec.model.vocabulary}."
                     )
-                self._parts = [Windows(source.shards, spec.model.context_length, source.only) for source in sources]
+                self._parts = [
+                    Windows(source.shards, spec.model.context_length, source.only, spec.work / "index")
+                    for source in sources
+                ]
                 weights = [source.weight for source in sources]
                 self.order = Mixture([part.n for part in self._parts], weights, spec.seed)
             case LabelledExamples(train=train, rows=rows):

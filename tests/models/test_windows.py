@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models import runs
 from models.windows import Windows
 from tests.models.shards import counting_documents, write_shard
 
@@ -131,3 +132,35 @@ def test_a_shard_without_sources_is_named(tmp_path: Path) -> None:
         writer.write_table(table)
     with pytest.raises(ValueError, match=r"b\.arrow has no column 'source'"):
         Windows([tmp_path / "b.arrow"], 8, only="books")
+
+
+def test_what_was_found_in_many_shards_is_kept_until_one_of_them_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = [write_shard(tmp_path / f"{i}.arrow", counting_documents(4, seed=i)) for i in range(5)]
+    index = tmp_path / "work" / "index"
+    Windows(shards, 8, index=index)
+    assert not index.exists()
+    monkeypatch.setattr(runs, "MANY", 5)
+    found = Windows(shards, 8, index=index)
+    odd = Windows(shards, 8, "odd", index)
+    kept = sorted(index.iterdir())
+    assert len(kept) == 2
+    with monkeypatch.context() as patched:
+        patched.delattr(runs, "find_runs")
+        again, odd_again = Windows(shards, 8, index=index), Windows(shards, 8, "odd", index)
+    for before, after in ((found, again), (odd, odd_again)):
+        assert before.n == after.n
+        assert np.array_equal(before.read(range(before.n)), after.read(range(before.n)))
+        assert np.array_equal(before.documents(range(before.n)), after.documents(range(before.n)))
+    write_shard(shards[2], counting_documents(40, seed=9))
+    longer = Windows(shards, 8, index=index)
+    assert longer.n > found.n and len(list(index.iterdir())) == 3
+    assert np.array_equal(longer.read(range(longer.n)), Windows(shards, 8).read(range(longer.n)))
+
+
+def test_a_full_disk_keeps_nothing_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = [write_shard(tmp_path / f"{i}.arrow", counting_documents(4, seed=i)) for i in range(2)]
+    monkeypatch.setattr(runs, "MANY", 2)
+    (tmp_path / "file").touch()
+    assert Windows(shards, 8, index=tmp_path / "file" / "index").n > 0  # a folder that cannot be
