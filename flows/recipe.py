@@ -68,6 +68,16 @@ class Recipe(BaseModel):
     evaluate: EvaluateSettings = EvaluateSettings()
     finetune: Finetuning | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_continued_model_brings_its_tokenizer(cls, content: Any) -> Any:
+        pretrain = content.get("pretrain") if isinstance(content, dict) else None
+        start = pretrain.get("start") if isinstance(pretrain, dict) else None
+        tokenizer = content.get("tokenizer") if isinstance(content, dict) else None
+        if start is None or not isinstance(tokenizer, dict | None):
+            return content
+        return {**content, "tokenizer": {"path": start, **(tokenizer or {})}}
+
     @model_validator(mode="after")
     def _one_kind_of_data(self) -> Self:
         given = [name for name in ("ingest", "images", "interactions") if getattr(self, name) is not None]

@@ -49,6 +49,7 @@ class View(Protocol):
     def began(self, node: str, action: str) -> None: ...
     def said(self, node: str, message: str) -> None: ...
     def progressed(self, node: str, done: float, total: float, unit: str) -> None: ...
+    def measured(self, node: str, values: dict[str, float]) -> None: ...
     def ended(self, outcome: Outcome) -> None: ...
 
 
@@ -149,6 +150,8 @@ class Run:
                 given["work"] = work
             if call.stage.in_batches:
                 given["batches"] = Batches(work / "batches", self.submit, log)
+            if call.stage.caches:
+                given["cache"] = self.store.home / "cache"
             started = time.time()
             self.view.began(call.node, "resume" if resumed else "run")
             try:
@@ -245,6 +248,7 @@ class RunLog(StageLog):
             self._last_step = step
         at = time_ms if time_ms is not None else time.time_ns() // 1_000_000
         self.run.journal.append("metrics", self.node, values=values, step=step or 0, at=at)
+        self.run.view.measured(self.node, values)
 
     def progress(self, done: float, total: float, unit: str) -> None:
         self.run.view.progressed(self.node, done, total, unit)

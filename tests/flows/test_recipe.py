@@ -24,8 +24,9 @@ def test_a_recipe_that_names_only_a_source_has_a_default_for_all_else(tmp_path: 
 
 
 def test_every_recipe_that_ships_is_valid_under_its_own_name() -> None:
-    assert load_recipe(Path("quickstart")).name == "quickstart"
-    assert find_recipe(Path("quickstart")).is_file()
+    for name in ("quickstart", "masked"):
+        assert load_recipe(Path(name)).name == name
+        assert find_recipe(Path(name)).is_file()
 
 
 @pytest.mark.parametrize(
