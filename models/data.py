@@ -29,14 +29,18 @@ from models.spec import FitSpec, LabelledExamples, TokenStream
 
 
 class Batch(NamedTuple):
-    """What one step learns from; for a language model `targets` are the next tokens, else one class a sequence."""
+    """What one step learns from; `targets` are the next tokens, the tokens that are hidden, or one class a sequence."""
 
     tokens_BT: Tensor
     """int64, right-padded with zeros."""
     targets: Tensor
-    """int64, shape (B, T) or (B,)."""
+    """int64, shape (B, T), (B, K) or (B,)."""
     lengths_B: Tensor
     """int64, tokens that are no padding."""
+    picked_BK: Tensor | None = None
+    """int64, ascending: the positions that a masked model predicts."""
+    documents_BT: Tensor | None = None
+    """int64, the number of each token's document within the window; None = all of the window is seen."""
 
 
 def read_column(shard: Path, column: str) -> list[pa.Array]:

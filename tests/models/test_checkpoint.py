@@ -9,14 +9,13 @@ import torch
 
 from models.checkpoint import (
     find_damage,
-    load_model,
     newest_checkpoint,
     restore_optimisation,
     restore_weights,
     save_checkpoint,
-    save_model,
 )
 from models.optim import adamw
+from models.saved import load_model, save_model
 from models.spec import Optimisation
 from models.transformer import Transformer, fresh
 from tests.models.shards import TINY
@@ -113,7 +112,7 @@ def test_a_saved_model_is_loaded_as_it_was_and_equal_models_are_equal_files(tmp_
     model, _ = trained(seed=0)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        save_model(tmp_path / name, model.config, model.state_dict())
+        save_model(tmp_path / name, model, model.state_dict())
     loaded = load_model(tmp_path / "one")
     assert loaded.config == TINY
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
