@@ -21,7 +21,7 @@ from models.checkpoint import Checkpoint, restore_optimisation, save_checkpoint
 from models.data import Batch
 from models.foreign import Model
 from models.objectives import loss_for
-from models.optim import adamw, learning_rate
+from models.optim import learning_rate, optimizer_for
 from models.progress import ProgressFile, Report, now_ms
 from models.spec import FitSpec
 
@@ -53,7 +53,7 @@ class Training(pl.LightningModule):
         self._step_began = time.monotonic()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return adamw(self.model.named_parameters(), self.spec.optimisation)
+        return optimizer_for(self.model, self.spec.optimisation)
 
     def on_train_start(self) -> None:
         if self._checkpoint:

@@ -14,7 +14,7 @@ from models.checkpoint import (
     restore_weights,
     save_checkpoint,
 )
-from models.optim import adamw
+from models.optim import optimizer_for
 from models.saved import load_model, save_model
 from models.spec import Optimisation
 from models.transformer import Transformer, fresh
@@ -25,7 +25,7 @@ SETTINGS = Optimisation(learning_rate=0.1, warmup_steps=0, cooldown_steps=0)
 
 def trained(seed: int, steps: int = 2) -> tuple[Transformer, torch.optim.Optimizer]:
     model = fresh(TINY, seed)
-    optimizer = adamw(model.named_parameters(), SETTINGS)
+    optimizer = optimizer_for(model, SETTINGS)
     for _ in range(steps):
         step(model, optimizer)
     return model, optimizer
@@ -44,7 +44,7 @@ def test_a_restored_training_goes_on_bit_by_bit(tmp_path: Path) -> None:
     step(model, optimizer)
 
     other = fresh(TINY, 99)
-    other_optimizer = adamw(other.named_parameters(), SETTINGS)
+    other_optimizer = optimizer_for(other, SETTINGS)
     restore_weights(checkpoint, other)
     restore_optimisation(checkpoint, other, other_optimizer)
     again = (torch.rand(3), np.random.rand(3), random.random())
