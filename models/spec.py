@@ -255,6 +255,8 @@ class FitSpec(Frozen):
     """Checkpoints at multiples of so many steps are kept for good; None = only the newest two stay."""
     workers: int = Field(default=0, ge=0)
     """Processes that read batches ahead. Changes no bit of the result."""
+    cache: Path | None = None
+    """Outlives the training: compiled code, and what the probe found, for the next one on this machine."""
 
     def identity(self) -> dict[str, object]:
         """All that decides the result, as plain JSON values by dotted name: what a resume must find unchanged."""
@@ -276,6 +278,9 @@ class FitSpec(Frozen):
 
 
 _EXECUTION = frozenset(
-    ("work", "out", "checkpoint_every", "milestone_every", "workers", "shards", "train", "test", "folder", "devices")
+    (
+        *("work", "out", "cache", "checkpoint_every", "milestone_every", "workers", "devices"),
+        *("shards", "train", "test", "folder"),
+    )
 )
 """Where and how often, not what: the digests beside the paths say what is read."""

@@ -135,12 +135,11 @@ def _judge(
     from models.score import document_bits, masked_bits
 
     if measure_of(model) == "bits_per_byte":
-        bits = document_bits(model, sequences, first=end_of_text_id(tokenizer))
-        sizes, unit = chosen["bytes"].to_numpy().astype(np.float64), "bytes"
+        bits, unit = document_bits(model, sequences, first=end_of_text_id(tokenizer)), "bytes"
+        sizes = chosen["bytes"].to_numpy()
     else:
-        mask, seed = mask_id(tokenizer), settings.seed
-        bits, sizes = masked_bits(model, sequences, mask_token=mask, rate=settings.hidden, seed=seed)
-        unit = "hidden_tokens"
+        mask, unit = mask_id(tokenizer), "hidden_tokens"
+        bits, sizes = masked_bits(model, sequences, mask, settings.hidden, settings.seed)
     sources = chosen["source"].to_numpy()
     parts = {str(name): sources == name for name in np.unique(sources)}
     return {
@@ -168,7 +167,7 @@ def measure_of(model: Model) -> str:
     return "bits_per_byte" if model.config.attention == "causal" else "bits_per_hidden_token"
 
 
-def _interval(bits: NDArray[np.float64], sizes: NDArray[np.float64], unit: str, seed: int) -> dict[str, float]:
+def _interval(bits: NDArray[np.float64], sizes: NDArray[np.int64], unit: str, seed: int) -> dict[str, float]:
     """Bits per unit of all documents together, with the 95 % percentile interval of resampled documents (Efron 1979).
 
     Documents, not tokens, are resampled: tokens of one document are easy or hard together.

@@ -34,10 +34,8 @@ def export(model: Artifact, tokenizer: Artifact, out: Path, log: StageLog) -> Me
     weights = sum(parameter.numel() for parameter in trained.parameters())
     architecture = json.loads((out / "config.json").read_bytes())["architectures"][0]
     causal = trained.config.attention == "causal"
-    context = trained.config.context_length
-    card = _card(
-        model, tokenizer, f"{architecture} with {weights:,} weights (float32) and a context of {context}", causal
-    )
+    what = f"{architecture} with {weights:,} weights (float32) and a context of {trained.config.context_length}"
+    card = _card(model, tokenizer, what, causal)
     (out / "README.md").write_text(card, encoding="utf-8")
     log.info(f"{weights / 1e6:.1f} M weights as a {architecture} folder")
     return {"weights": weights, "bytes": sum(path.stat().st_size for path in out.iterdir())}

@@ -279,7 +279,7 @@ def _origin(model: Artifact) -> str:
     previous = model.manifest.inputs.get("previous")
     if isinstance(previous, Reference):
         return f" from the trunk of {previous.digest[:12]}"
-    return " from weights of another's making" if model.manifest.settings.get("start") else ""
+    return " from weights of another's making" if model.manifest.settings.get("settings", {}).get("start") else ""
 
 
 def _dropped(artifact: Artifact) -> pl.LazyFrame:

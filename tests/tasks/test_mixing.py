@@ -73,9 +73,7 @@ def test_a_mixture_keeps_its_shares_and_replays_within_each_source(new: Path, ol
 
 
 def test_a_source_that_no_document_has_is_the_users_mistake(new: Path, old: Path) -> None:
-    with pytest.raises(
-        UserError, match="names wiki, and no document .* there; the corpus has books, code, web"
-    ):
+    with pytest.raises(UserError, match=r"names wiki, and no document .* there; the corpus has books, code, web"):
         mixed((new,), (old,), mixture={"books": 1, "wiki": 1})
 
 
