@@ -29,12 +29,13 @@ from torch.utils.data import DataLoader
 
 from models.checkpoint import newest_checkpoint, restore_weights
 from models.claim import claim
-from models.data import Batch, Examples, Steps, read_column
+from models.data import Batch, Examples, Steps
 from models.foreign import Model
 from models.hardware import Arithmetic, device, keep_large_blocks
 from models.progress import ProgressFile, read_reports
 from models.saved import save_model
 from models.score import predicted_classes
+from models.shards import read_column
 from models.spec import FitSpec, LabelledExamples
 from models.start import initial_model
 from models.training import Stopped, Training, beat

@@ -28,7 +28,8 @@ def predicted_classes(
     by_length = np.argsort(lengths, kind="stable")
     for start in range(0, examples.n, batch):
         indices = by_length[start : start + batch]
-        tokens_BT, _, lengths_B = (tensor.to(device) for tensor in examples.batch(indices)[:3])
+        read = examples.batch(indices)
+        tokens_BT, lengths_B = read.tokens_BT.to(device), read.lengths_B.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits_BC = model.classify(model(tokens_BT, lengths_B=lengths_B), lengths_B)
         yield indices, logits_BC.float().argmax(dim=1).cpu().numpy()
