@@ -66,3 +66,14 @@ def test_an_unreadable_recipe_is_a_sentence(tmp_path: Path) -> None:
 def test_a_recipe_cannot_make_python_objects(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not valid YAML"):
         load_recipe(written(tmp_path, "name: !!python/object/apply:os.system ['true']\n"))
+
+
+def test_a_continued_model_brings_its_tokenizer(tmp_path: Path) -> None:
+    start = f"pretrain:\n  start: {tmp_path}\n"
+    (tmp_path / "tokenizer.json").write_text("{}")
+    recipe = load_recipe(written(tmp_path, GOOD + start))
+    assert recipe.tokenizer.path == tmp_path
+    recipe = load_recipe(written(tmp_path, GOOD + start + "tokenizer:\n  heldout: 0.2\n"))
+    assert (recipe.tokenizer.path, recipe.tokenizer.heldout) == (tmp_path, 0.2)
+    with pytest.raises(UserError, match="an adopted tokenizer is not trained: remove vocabulary, or path"):
+        load_recipe(written(tmp_path, GOOD + start + "tokenizer:\n  vocabulary: 512\n"))
