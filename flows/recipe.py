@@ -142,6 +142,8 @@ def _sentence(error: ValidationError, content: dict[str, Any]) -> str:
         return f"unknown key `{dotted}`; {hint}{more}"
     if fault["type"] == "missing":
         return f"the key `{'.'.join(str(part) for part in fault['loc'])}` is missing; add it{more}"
+    if fault["type"] == "value_error":
+        return f"`{dotted}`: {fault['msg'].removeprefix('Value error, ')}{more}"
     return f"`{dotted}`: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {fault['input']!r}{more}"
 
 

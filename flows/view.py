@@ -1,7 +1,6 @@
 """What a person sees while a run works: a live line on a terminal, plain lines elsewhere, Prefect's log on a worker."""
 
 import logging
-import math
 import time
 from contextlib import AbstractContextManager
 
@@ -9,11 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from tasks.core.run import Outcome
+from tasks.core.run import Outcome, View
 
 PLAIN_INTERVAL_S = 15.0
-FIGURES_SHOWN = {"loss": "loss {:.3f}", "tokens_per_second": "{:,.0f} tokens/s", "mfu": "MFU {:.0%}"}
-FIGURES_WEIGHT = 0.05
 
 
 class TerminalView(AbstractContextManager["TerminalView"]):
@@ -33,7 +30,6 @@ class TerminalView(AbstractContextManager["TerminalView"]):
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, int] = {}
-        self._figures = Figures()
         self._last_line = 0.0
 
     def __enter__(self) -> "TerminalView":
@@ -50,11 +46,8 @@ class TerminalView(AbstractContextManager["TerminalView"]):
     def said(self, node: str, message: str) -> None:
         self.console.print(Text(f"  {node:<18} {message}", style="dim"), soft_wrap=True)
 
-    def measured(self, node: str, values: dict[str, float]) -> None:
-        self._figures.add(node, values)
-
     def progressed(self, node: str, done: float, total: float, unit: str) -> None:
-        amount = amount_of(done, total, unit) + self._figures.text(node)
+        amount = amount_of(done, total, unit)
         if node in self._tasks:
             self._bars.update(self._tasks[node], completed=done, total=total or None, amount=amount)  # type: ignore[arg-type]
         if not self.console.is_terminal and time.monotonic() - self._last_line > PLAIN_INTERVAL_S:
@@ -76,7 +69,6 @@ class LogView:
 
     def __init__(self, logger: "logging.Logger | logging.LoggerAdapter[logging.Logger]") -> None:
         self.logger = logger
-        self._figures = Figures()
         self._last_line = 0.0
 
     def began(self, node: str, action: str) -> None:
@@ -85,39 +77,36 @@ class LogView:
     def said(self, node: str, message: str) -> None:
         self.logger.info("%s: %s", node, message)
 
-    def measured(self, node: str, values: dict[str, float]) -> None:
-        self._figures.add(node, values)
-
     def progressed(self, node: str, done: float, total: float, unit: str) -> None:
         if time.monotonic() - self._last_line > PLAIN_INTERVAL_S:
             self._last_line = time.monotonic()
-            self.logger.info("%s: %s%s", node, amount_of(done, total, unit), self._figures.text(node))
+            self.logger.info("%s: %s", node, amount_of(done, total, unit))
 
     def ended(self, outcome: Outcome) -> None:
         self.logger.info("%s: %s in %.1f s, %s", outcome.node, outcome.action, outcome.seconds, outcome.digest[:12])
 
 
-class Figures:
-    """What stages measure step by step, as means that forget (half of what they say is from the last 14 steps): single
-    steps jump about."""
+class Views:
+    """Several at once: a night that a person watches on a terminal also stands, line by line, at its run in Prefect."""
 
-    def __init__(self) -> None:
-        self._means: dict[str, dict[str, float]] = {}
-        self._skipped: dict[str, int] = {}
+    def __init__(self, *views: View) -> None:
+        self.views = views
 
-    def add(self, node: str, values: dict[str, float]) -> None:
-        """Take in the figures of one step; a loss that is no number is not shown."""
-        means = self._means.setdefault(node, {})
-        for name in FIGURES_SHOWN:
-            if (value := values.get(name)) is not None and math.isfinite(value):
-                means[name] = means[name] + FIGURES_WEIGHT * (value - means[name]) if name in means else value
-        self._skipped[node] = self._skipped.get(node, 0) + int(values.get("skipped", 0))
+    def began(self, node: str, action: str) -> None:
+        for view in self.views:
+            view.began(node, action)
 
-    def text(self, node: str) -> str:
-        """The figures of a stage, to be put behind how far it is; empty for one that measures nothing."""
-        means, skipped = self._means.get(node, {}), self._skipped.get(node, 0)
-        told = [form.format(means[name]) for name, form in FIGURES_SHOWN.items() if name in means]
-        return "".join(f", {figure}" for figure in told + ([f"{skipped:,} steps skipped"] if skipped else []))
+    def said(self, node: str, message: str) -> None:
+        for view in self.views:
+            view.said(node, message)
+
+    def progressed(self, node: str, done: float, total: float, unit: str) -> None:
+        for view in self.views:
+            view.progressed(node, done, total, unit)
+
+    def ended(self, outcome: Outcome) -> None:
+        for view in self.views:
+            view.ended(outcome)
 
 
 def amount_of(done: float, total: float, unit: str) -> str:

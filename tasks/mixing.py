@@ -55,7 +55,7 @@ def mix(
         )
     everything = (*old, *new)
     sources: list[Source] = []
-    for name, part in (mixture or {"": 1.0}).items():
+    for name, part in sorted((mixture or {"": 1.0}).items()):  # in the recipe's order the key would not say all
         share = part / sum(mixture.values() or (1.0,))
         label, only = name or "all", name or None
         fresh, known_before = counts_new[name], counts_old[name]

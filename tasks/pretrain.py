@@ -71,9 +71,9 @@ class PretrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: str | None = Field(default=None, exclude=True)
-    """A standard name (tiny, mini, small, medium, base, large, xl) for the five numbers below, each of which may still
-    be given; what enters the key are they."""
+    size: Literal["tiny", "mini", "small", "medium", "base", "large", "xl"] | None = Field(default=None, exclude=True)
+    """A standard name (models/sizes.py) for the five numbers below, each of which may still be given; what enters the
+    key are they."""
     layers: int = Field(default=4, gt=0)
     """Blocks of attention and MLP."""
     width: int = Field(default=256, gt=0)
@@ -139,10 +139,9 @@ class PretrainSettings(BaseModel):
     @classmethod
     def _spelled_out(cls, values: Any) -> Any:
         """The numbers behind a size's name."""
-        if not isinstance(values, dict) or not isinstance(name := values.get("size"), str):
-            return values
+        name = values.get("size") if isinstance(values, dict) else None
         if name not in SIZES:
-            raise ValueError(f"there is no size {name}; the sizes are {', '.join(SIZES)}")
+            return values
         size = SIZES[name]
         attention = ATTENTION.get(values.get("objective", "next_token"), "causal")
         numbers = {"heads": size.heads, "kv_heads": kv_heads(size.heads, attention)}

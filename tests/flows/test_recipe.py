@@ -37,6 +37,11 @@ def test_every_recipe_that_ships_is_valid_under_its_own_name() -> None:
         ("name: small\n", "the key `ingest` (or `images`, or `interactions`) is missing; add it"),
         (GOOD.replace("small", "Small Talk"), "`name`: string should match pattern"),
         (GOOD + "deduplicate:\n  threshold: high\n", "`deduplicate.threshold`: input should be a valid number"),
+        (
+            GOOD + "pretrain:\n  masking:\n    rate: 0.3\n",
+            "`pretrain`: masking is for `objective: masked_token`",
+        ),
+        (GOOD + "pretrain:\n  size: huge\n", "`pretrain.size`: input should be 'tiny', 'mini'"),
         (GOOD + "tokenizer: [\n", "is not valid YAML at line"),
         ("- a\n- b\n", "must be a mapping such as `name: ...`"),
         (GOOD.replace("python-docs", "pyton-docs"), "`ingest.sources.0`"),

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.saved import load_model
-from models.sizes import derived
+from models.sizes import SIZES, derived
 from models.spec import MaskedToken, ModelConfig
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
@@ -77,6 +77,9 @@ def test_a_size_is_short_for_its_numbers_and_enters_the_key_as_these() -> None:
     spelled = PretrainSettings(layers=4, width=512, heads=8, kv_heads=4, context_length=512)
     assert named.model_dump() == spelled.model_dump()
     assert PretrainSettings(size="small", layers=7).layers == 7
+    assert [PretrainSettings.model_validate({"size": name}).width for name in SIZES] == [
+        size.width for size in SIZES.values()
+    ]
     assert PretrainSettings(size="small", objective="masked_token").kv_heads == 8
 
 
@@ -116,7 +119,7 @@ def test_a_derived_batch_can_be_cut_into_the_pieces_that_are_asked_for() -> None
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"size": "gigantic"}, "there is no size gigantic; the sizes are tiny, mini"),
+        ({"size": "gigantic"}, "Input should be 'tiny', 'mini'"),
         ({"masking": {"rate": 0.3}}, "masking is for `objective: masked_token`"),
         ({"batch": 8, "accumulate": 3}, r"batch \(8\) must be a multiple of accumulate \(3\)"),
         ({"mixture": {"a": 0.0}}, "every share of the mixture must be over 0"),
