@@ -167,16 +167,14 @@ def add(recipe: Path, number: int) -> None:
 
 
 def night(recipe: Path) -> list[Outcome]:
-    """Corpus and pre-training, without Prefect."""
-    from flows.corpus import corpus
-    from flows.pretrain import pretrain as pretraining
+    """A whole night, without Prefect's server."""
+    from flows.nightly import night as whole_night
     from flows.recipe import load_recipe
 
     run = PlainRun(recipe.parent / "home")
     token = context.set(run)
     try:
-        loaded = load_recipe(recipe)
-        pretraining.fn(loaded, corpus.fn(loaded))
+        whole_night(load_recipe(recipe), call=lambda flow, *arguments: flow.fn(*arguments))
     finally:
         context.reset(token)
         run.journal.close()
@@ -187,24 +185,27 @@ def night(recipe: Path) -> list[Outcome]:
 def test_a_second_night_goes_on_and_run_again_is_reused(recipe: Path) -> None:
     store = Store(recipe.parent / "home")
 
-    def model(outcomes: list[Outcome]) -> Artifact:
-        (found,) = [outcome for outcome in outcomes if outcome.stage == "pretrain"]
-        assert found.node == "pretrain"
-        return store.get(Reference(stage="pretrain", digest=found.digest))
+    def made(outcomes: list[Outcome], node: str = "pretrain") -> Artifact:
+        (found,) = [outcome for outcome in outcomes if outcome.node == node]
+        return store.get(Reference(stage=found.stage, digest=found.digest))
 
     add(recipe, 0)
-    first = model(night(recipe))
+    first = made(night(recipe))
     assert (first.metrics["trunk_steps"], first.metrics["tokens_seen"]) == (16, 20 * 256)
     add(recipe, 1)
     steps = {step.node: step for step in make_plan(recipe, store.home)}
     assert steps["pretrain"].why == ["goes on from the trunk of night plain"]
     outcomes = night(recipe)
-    second = model(outcomes)
+    second = made(outcomes)
     assert not [outcome for outcome in outcomes if outcome.node.endswith("-0")]
     assert second.manifest.inputs["previous"] == first.reference
     assert (second.metrics["trunk_steps"], second.metrics["tokens_seen"]) == (32, (16 + 20) * 256)
-    assert pl.read_parquet(second.path / "losses.parquet")["learning_rate"][0] == 0.01  # no warm-up
-    before, after = (load_file(night.path / "model.safetensors") for night in (first, second))
+    losses = [pl.read_parquet(model.path / "losses.parquet") for model in (first, second)]
+    assert losses[1]["learning_rate"][0] == 0.01  # no warm-up
+    assert losses[1]["loss"][0] < losses[0]["loss"][:5].min()
+    before, after = (load_file(model.path / "model.safetensors") for model in (first, second))
     assert not (before["norm.weight"] == after["norm.weight"]).all()
+    page = (made(outcomes, "report").path / "report.html").read_text()
+    assert f"from the trunk of {first.digest[:12]}" in page
     assert {outcome.action for outcome in night(recipe)} == {"reused"}
     assert {step.action for step in make_plan(recipe, store.home)} == {"reuse"}
