@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.core.run import CODE_AND_LIBRARIES, flat
 from tasks.core.stage import Call
-from tasks.core.store import Artifact, Request, Store, find_damage
+from tasks.core.store import Artifact, Request, Store, find_damage, run_of
 
 PROMISED = "?"
 """Stands where the digest of an output that does not exist yet would stand."""
@@ -83,6 +83,11 @@ def _summarised(call: Call, differences: list[str]) -> list[str]:
         others = [difference for difference in differences if not difference.startswith(f"{name}.")]
         if hasattr(argument, "summary") and len(others) < len(differences):
             differences = [f"{name}: {argument.summary()}", *others]
+    previous = call.arguments.get("previous")
+    if isinstance(previous, Artifact):
+        others = [difference for difference in differences if not difference.startswith("input previous:")]
+        if len(others) < len(differences):
+            differences = [f"goes on from the trunk of night {run_of(previous)}", *others]
     return differences
 
 

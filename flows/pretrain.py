@@ -6,10 +6,12 @@ from prefect import flow
 
 from flows.corpus import Corpus
 from flows.recipe import Recipe
+from flows.trunk import find_trunk
 from tasks.core.store import Artifact
 from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.pretrain import pretrain as train
+from tasks.snapshot import teaching
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,11 @@ class Pretrained:
 
 @flow(name="pretrain", validate_parameters=False)
 def pretrain(recipe: Recipe, corpus: Corpus) -> Pretrained:
-    """Train on the corpus, evaluate on its held-out documents, export."""
-    model = train.run(corpus.tokens, corpus.tokenizer, recipe.pretrain)
+    """Train on the corpus, from the trunk of the night before where there is one; evaluate on its held-out documents,
+    export."""
+    tokens = teaching(corpus.tokens)
+    previous = find_trunk(tokens, corpus.tokenizer, recipe.pretrain)
+    model = train.run(tokens, corpus.tokenizer, previous, recipe.pretrain)
     evaluation = evaluate.run(corpus.tokens, corpus.tokenizer, model, recipe.evaluate)
     exported = export.run(model, corpus.tokenizer)
     return Pretrained(model, evaluation, exported)

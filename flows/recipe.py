@@ -68,6 +68,16 @@ class Recipe(BaseModel):
     evaluate: EvaluateSettings = EvaluateSettings()
     finetune: Finetuning | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_continued_model_brings_its_tokenizer(cls, content: Any) -> Any:
+        pretrain = content.get("pretrain") if isinstance(content, dict) else None
+        start = pretrain.get("start") if isinstance(pretrain, dict) else None
+        tokenizer = content.get("tokenizer") if isinstance(content, dict) else None
+        if start is None or not isinstance(tokenizer, dict | None):
+            return content
+        return {**content, "tokenizer": {"path": start, **(tokenizer or {})}}
+
     @model_validator(mode="after")
     def _one_kind_of_data(self) -> Self:
         given = [name for name in ("ingest", "images", "interactions") if getattr(self, name) is not None]
@@ -132,6 +142,8 @@ def _sentence(error: ValidationError, content: dict[str, Any]) -> str:
         return f"unknown key `{dotted}`; {hint}{more}"
     if fault["type"] == "missing":
         return f"the key `{'.'.join(str(part) for part in fault['loc'])}` is missing; add it{more}"
+    if fault["type"] == "value_error":
+        return f"`{dotted}`: {fault['msg'].removeprefix('Value error, ')}{more}"
     return f"`{dotted}`: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {fault['input']!r}{more}"
 
 

@@ -14,7 +14,7 @@ import yaml
 from flows.ledger import Ledger, Night, StageEntry, State, close_journal, home_folder, new_night, now
 from flows.recipe import Recipe, find_recipe, load_recipe
 from flows.services import tracking_uri
-from flows.view import LogView
+from flows.view import LogView, Views
 from tasks.core.errors import StageError
 from tasks.core.journal import Journal
 from tasks.core.run import Run, View
@@ -27,7 +27,7 @@ STATUSES: dict[State, str] = {"done": "FINISHED", "failed": "FAILED", "killed": 
 """What MLflow calls the end of a run."""
 
 view: ContextVar[View | None] = ContextVar("view", default=None)
-"""Set by the command line; without it (on a worker) lines go to Prefect's logger."""
+"""Set by the command line, to show what otherwise (on a worker) only Prefect's page of the run shows."""
 
 
 @dataclass
@@ -69,7 +69,8 @@ def open_session(recipe_path: Path, keep: frozenset[str], night_id: str | None) 
         journal = Journal(ledger.journal_path(night))
         sender = Sender(journal.path, tracking_uri(home))
         sender.start()
-        watcher = view.get() or _prefect_log()
+        terminal, page = view.get(), _prefect_log()
+        watcher: View = Views(terminal, page) if terminal else page
         run = Run(night.id, Store(home), journal, watcher, keep)
         _record_start(home, journal, night, recipe)
         token = context.set(run)

@@ -106,11 +106,16 @@ def figures(found: dict[str, Artifact]) -> Iterable[tuple[str, str, str]]:
     if whole["partitions"] > 1:
         yield "corpus", f"{whole['documents']:,}", f"documents of {whole['partitions']:,} nights"
     yield "tokens", f"{whole['train_tokens']:,}", f"and {whole['heldout_tokens']:,} held out"
+    (measure,) = {"bits_per_byte", "bits_per_hidden_token"} & set(evaluation)
     yield (
-        "bits per byte",
-        f"{evaluation['bits_per_byte_before']:.3f} -> {evaluation['bits_per_byte']:.3f}",
+        measure.replace("_", " "),
+        f"{evaluation[f'{measure}_before']:.3f} -> {evaluation[measure]:.3f}",
         "on held-out documents, before and after pre-training",
     )
+    skipped, rollbacks = (int(metrics["pretrain"][name]) for name in ("skipped_steps", "rollbacks"))
+    if skipped or rollbacks:
+        note = f"{skipped:,} steps skipped, {rollbacks:,} rollbacks; the report names them"
+        yield "incidents", f"{skipped + rollbacks:,}", note
     if "finetune" in metrics:
         for node, label in (
             ("finetune", "pre-trained"),

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from tasks.core.run import Outcome
+from tasks.core.run import Outcome, View
 
 PLAIN_INTERVAL_S = 15.0
 
@@ -84,6 +84,29 @@ class LogView:
 
     def ended(self, outcome: Outcome) -> None:
         self.logger.info("%s: %s in %.1f s, %s", outcome.node, outcome.action, outcome.seconds, outcome.digest[:12])
+
+
+class Views:
+    """Several at once: a night that a person watches on a terminal also stands, line by line, at its run in Prefect."""
+
+    def __init__(self, *views: View) -> None:
+        self.views = views
+
+    def began(self, node: str, action: str) -> None:
+        for view in self.views:
+            view.began(node, action)
+
+    def said(self, node: str, message: str) -> None:
+        for view in self.views:
+            view.said(node, message)
+
+    def progressed(self, node: str, done: float, total: float, unit: str) -> None:
+        for view in self.views:
+            view.progressed(node, done, total, unit)
+
+    def ended(self, outcome: Outcome) -> None:
+        for view in self.views:
+            view.ended(outcome)
 
 
 def amount_of(done: float, total: float, unit: str) -> str:

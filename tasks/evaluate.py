@@ -1,7 +1,8 @@
-"""Says how well a model predicts documents that it has not seen: bits per byte, and what it writes by itself.
+"""Says how well a model predicts documents that it has not seen, and what it writes by itself.
 
 Bits per byte instead of loss or perplexity, because it can be compared between tokenizers: a larger vocabulary makes
-fewer, harder tokens, and the bytes stay the same.
+fewer, harder tokens, and the bytes stay the same. A masked model writes no documents, so it has no such number: it is
+judged by the bits that a hidden token costs it, which can be compared between models of one tokenizer only.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.ipc
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.order import Order
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.snapshot import Snapshot, shards_of
-from tasks.tokens.vocabulary import end_of_text_id, load_tokenizer
+from tasks.tokens.vocabulary import end_of_text_id, load_tokenizer, mask_id
 
 if TYPE_CHECKING:
-    from models.transformer import Transformer
+    from models.foreign import Model
 
+GAP = "___"
 _RESAMPLES = 1000
+_ANSWERS = 4  # shown of what a masked model puts into a gap
 
 
 class EvaluateSettings(BaseModel):
@@ -38,53 +41,72 @@ class EvaluateSettings(BaseModel):
 
     documents: int = Field(default=400, gt=0)
     """Most held-out documents to judge by, chosen at random; bounds the time."""
+    hidden: float = Field(default=0.15, gt=0, lt=1)
+    """Share of tokens that a masked model has to guess, at positions that the seed chooses."""
     prompts: tuple[str, ...] = ("The", "Returns a", "This function", "Raises an error if")
     """Beginnings of the samples."""
+    gaps: tuple[str, ...] = (
+        "Returns the ___ of the list.",
+        "Raises an ___ if the file does not exist.",
+        "If True, the ___ is used.",
+        "The ___ of the array is a tuple of integers.",
+    )
+    """What a masked model fills in instead: sentences with one gap of three underscores."""
     sample_tokens: int = Field(default=60, gt=0)
     """Longest continuation of a prompt."""
     seed: int = Field(default=0, ge=0)
-    """Chooses the documents, resamples them, draws the samples and the untrained weights."""
+    """Chooses the documents and hidden tokens, resamples them, draws the samples and the untrained weights."""
+
+    @field_validator("gaps")
+    @classmethod
+    def _one_gap_each(cls, gaps: tuple[str, ...]) -> tuple[str, ...]:
+        if without := [sentence for sentence in gaps if sentence.count(GAP) != 1]:
+            raise ValueError(f"each sentence has one gap, written {GAP}: mend {without[0]!r}")
+        return gaps
 
 
-@stage(version=1, libraries=("torch", "numpy"), modules=("models.score", "models.generate", "models.saved"))
+@stage(
+    version=2, libraries=("torch", "numpy"), modules=("models.score", "models.generate", "models.fill", "models.saved")
+)
 def evaluate(
     tokens: Snapshot, tokenizer: Artifact, model: Artifact, settings: EvaluateSettings, out: Path, log: StageLog
 ) -> Metrics:
     """Write evaluation.json and samples.json.
 
-    evaluation.json holds "before" (the same shape with fresh weights) and "after"; each has "all" and "sources" (by
-    name): bits_per_byte, low, high (95 % bootstrap interval over documents), documents, bytes.
+    evaluation.json holds "measure" (bits_per_byte, or of a masked model bits_per_hidden_token), "before" (the same
+    shape with weights that have learnt nothing) and "after"; each of these has "all" and "sources" (by name): the
+    measure, low, high (95 % bootstrap interval over documents), documents, and bytes or hidden_tokens. samples.json
+    holds a list of objects with "prompt" and "text".
 
-    Raises UserError when no document is held out.
+    Raises UserError when no document is held out, or a masked model's tokenizer has no mask.
     """
     from models.hardware import device
     from models.saved import load_model
-    from models.transformer import Transformer, fresh
 
     chosen, sequences = _choose_documents(shards_of(tokens, "heldout"), settings)
     if not sequences:
         raise UserError("There is nothing to evaluate on: hold out a larger share of documents.")
     trained = load_model(model.path).to(device())
-    assert isinstance(trained, Transformer), "what the stage pretrain wrote"
-    end = end_of_text_id(tokenizer)
-    before = _judge(fresh(trained.config, settings.seed).to(device()), sequences, chosen, end, settings.seed)
+    untrained = _untrained(trained, model.path, settings.seed).to(device())
+    measure = measure_of(trained)
+    before = _judge(untrained, sequences, chosen, tokenizer, settings)
     log.progress(1, 2, "models")
-    after = _judge(trained, sequences, chosen, end, settings.seed)
+    after = _judge(trained, sequences, chosen, tokenizer, settings)
     log.progress(2, 2, "models")
-    samples = _samples(trained, tokenizer, settings)
-    _write_json(out / "evaluation.json", {"before": before, "after": after})
-    _write_json(out / "samples.json", samples)
-    result = after["all"]
+    _write_json(out / "evaluation.json", {"measure": measure, "before": before, "after": after})
+    samples = _continuations if measure == "bits_per_byte" else _filled_gaps
+    _write_json(out / "samples.json", samples(trained, tokenizer, settings))
+    result, start = after["all"], before["all"][measure]
     log.info(
-        f"{result['bits_per_byte']:.3f} bits per byte ({result['low']:.3f} to {result['high']:.3f}) on "
-        f"{len(sequences):,} held-out documents; {before['all']['bits_per_byte']:.3f} before training."
+        f"{result[measure]:.3f} {measure.replace('_', ' ')} ({result['low']:.3f} to {result['high']:.3f}) on "
+        f"{len(sequences):,} held-out documents; {start:.3f} before training."
     )
     return {
         "documents": len(sequences),
-        "bits_per_byte": result["bits_per_byte"],
-        "bits_per_byte_low": result["low"],
-        "bits_per_byte_high": result["high"],
-        "bits_per_byte_before": before["all"]["bits_per_byte"],
+        measure: result[measure],
+        f"{measure}_low": result["low"],
+        f"{measure}_high": result["high"],
+        f"{measure}_before": start,
     }
 
 
@@ -103,23 +125,50 @@ def _choose_documents(
 
 
 def _judge(
-    model: Transformer, sequences: list[NDArray[np.int64]], chosen: pl.DataFrame, end: int, seed: int
+    model: Model,
+    sequences: list[NDArray[np.int64]],
+    chosen: pl.DataFrame,
+    tokenizer: Artifact,
+    settings: EvaluateSettings,
 ) -> dict[str, Any]:
-    from models.score import document_bits
+    """Estimates for all documents and for each source."""
+    from models.score import document_bits, masked_bits
 
-    bits = document_bits(model, sequences, first=end)
-    sizes = chosen["bytes"].to_numpy().astype(np.float64)
+    if measure_of(model) == "bits_per_byte":
+        bits, unit = document_bits(model, sequences, first=end_of_text_id(tokenizer)), "bytes"
+        sizes = chosen["bytes"].to_numpy()
+    else:
+        mask, unit = mask_id(tokenizer), "hidden_tokens"
+        bits, sizes = masked_bits(model, sequences, mask, settings.hidden, settings.seed)
     sources = chosen["source"].to_numpy()
+    parts = {str(name): sources == name for name in np.unique(sources)}
     return {
-        "all": _interval(bits, sizes, seed),
-        "sources": {
-            str(name): _interval(bits[sources == name], sizes[sources == name], seed) for name in np.unique(sources)
-        },
+        "all": _interval(bits, sizes, unit, settings.seed),
+        "sources": {name: _interval(bits[own], sizes[own], unit, settings.seed) for name, own in parts.items()},
     }
 
 
-def _interval(bits: NDArray[np.float64], sizes: NDArray[np.float64], seed: int) -> dict[str, float]:
-    """Bits per byte of all documents together, with the 95 % percentile interval of resampled documents (Efron 1979).
+def _untrained(trained: Model, folder: Path, seed: int) -> Model:
+    """The same shape with weights that have learnt nothing."""
+    import torch
+
+    from models.foreign import Foreign, empty_foreign
+    from models.transformer import fresh
+
+    if not isinstance(trained, Foreign):
+        return fresh(trained.config, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return empty_foreign(folder, trained.config)
+
+
+def measure_of(model: Model) -> str:
+    """What a model is judged by: `bits_per_byte`, or `bits_per_hidden_token`."""
+    return "bits_per_byte" if model.config.attention == "causal" else "bits_per_hidden_token"
+
+
+def _interval(bits: NDArray[np.float64], sizes: NDArray[np.int64], unit: str, seed: int) -> dict[str, float]:
+    """Bits per unit of all documents together, with the 95 % percentile interval of resampled documents (Efron 1979).
 
     Documents, not tokens, are resampled: tokens of one document are easy or hard together.
     """
@@ -130,15 +179,15 @@ def _interval(bits: NDArray[np.float64], sizes: NDArray[np.float64], seed: int) 
         ratios[index] = bits[drawn].sum() / sizes[drawn].sum()
     low, high = np.quantile(ratios, (0.025, 0.975))
     return {
-        "bits_per_byte": float(bits.sum() / sizes.sum()),
+        f"bits_per_{unit.removesuffix('s')}": float(bits.sum() / sizes.sum()),
         "low": float(low),
         "high": float(high),
         "documents": int(bits.size),
-        "bytes": int(sizes.sum()),
+        unit: int(sizes.sum()),
     }
 
 
-def _samples(model: Transformer, tokenizer: Artifact, settings: EvaluateSettings) -> list[dict[str, str]]:
+def _continuations(model: Model, tokenizer: Artifact, settings: EvaluateSettings) -> list[dict[str, str]]:
     from models.generate import continue_tokens
 
     encoder, end = load_tokenizer(tokenizer), end_of_text_id(tokenizer)
@@ -147,6 +196,22 @@ def _samples(model: Transformer, tokenizer: Artifact, settings: EvaluateSettings
         start = [end, *encoder.encode(prompt, add_special_tokens=False).ids]
         drawn = continue_tokens(model, start, end_token=end, count=settings.sample_tokens, seed=settings.seed + number)
         samples.append({"prompt": prompt, "text": encoder.decode(drawn)})
+    return samples
+
+
+def _filled_gaps(model: Model, tokenizer: Artifact, settings: EvaluateSettings) -> list[dict[str, str]]:
+    """The likeliest tokens for each gap, with their probabilities."""
+    from models.fill import likeliest_tokens
+
+    encoder, end, mask = load_tokenizer(tokenizer), end_of_text_id(tokenizer), mask_id(tokenizer)
+    samples = []
+    for sentence in settings.gaps:
+        before, after = sentence.split(GAP)
+        # A byte-level token begins with its space, so the space before a gap belongs to the answer.
+        left, right = (encoder.encode(part, add_special_tokens=False).ids for part in (before.rstrip(), after))
+        found = likeliest_tokens(model, [end, *left, mask, *right, end], len(left) + 1, _ANSWERS)
+        answers = [f"{encoder.decode([token]).strip()} {probability:.0%}" for token, probability in found]
+        samples.append({"prompt": sentence, "text": ", ".join(answers)})
     return samples
 
 

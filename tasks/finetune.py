@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.ipc
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.spec import FitSpec, LabelledExamples, Machine, ModelConfig, Optimisation, StartingPoint
+from models.folder import load_config
+from models.spec import FitSpec, HubModel, LabelledExamples, Machine, Optimisation, StartingPoint
 from tasks.baseline import wilson
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
@@ -75,7 +76,12 @@ def finetune(
     Raises UserError when the budget exceeds the pool or model and tokenizer do not belong together, StageError when
     the training process fails (see tasks/supervise.py).
     """
-    base = ModelConfig.model_validate_json((pretrained.path / "config.json").read_bytes())
+    base = load_config(pretrained.path)
+    if isinstance(base, HubModel):
+        raise UserError(
+            f"The model {pretrained.digest[:12]} is a {base.architecture}, and classification is learnt by our own "
+            "transformer only: remove `finetune` from the recipe, and fine-tune the exported folder elsewhere."
+        )
     words = count_ids(load_tokenizer(tokenizer))
     if words > base.vocabulary:
         raise UserError(

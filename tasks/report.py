@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.lineage import Graph, Node, ancestors, beside
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
+from tasks.core.store import Artifact, Reference
 from tasks.documents import document_files
+from tasks.incidents import read_incidents, told
 from tasks.pages.charts import accuracies_of, bits_of, losses_of
 from tasks.pages.layout import BOX_HEIGHT, BOX_WIDTH, draw
 from tasks.snapshot import Snapshot, snapshot_digest
@@ -119,6 +120,7 @@ def report(
         judges.append((decontaminated, deduplicated))
     examples = [example for judge, before in judges for example in find_examples(judge, before, settings)]
     whole = totals_of(tokens)
+    judged = json.loads((evaluation.path / "evaluation.json").read_bytes())
     contenders = {
         "pre-trained": (finetuned, "first"),
         "from scratch": (scratch, "second"),
@@ -128,11 +130,14 @@ def report(
     _render(
         out / "report.html",
         title=settings.title,
-        subtitle=f"Model {model.digest[:12]}, trained on snapshot {snapshot_digest(tokens)[:12]}",
-        figures=[*_corpus_figures(ingested, judges[-1][0], whole), *_model_figures(evaluation, accuracies)],
+        subtitle=f"Model {model.digest[:12]}, trained on snapshot {snapshot_digest(tokens)[:12]}{_origin(model)}",
+        figures=[*_corpus_figures(ingested, judges[-1][0], whole), *_model_figures(judged, accuracies)],
         bars=bars_of(ingested, [judge for judge, _ in judges]),
         losses=losses_of(pl.read_parquet(model.path / "losses.parquet")),
-        bits=bits_of(json.loads((evaluation.path / "evaluation.json").read_bytes())),
+        incidents=[told(incident) for incident in read_incidents(model.path)],
+        bits=bits_of(judged),
+        measure=judged["measure"].replace("_", " ").capitalize(),
+        masked=judged["measure"] == "bits_per_hidden_token",
         accuracies=accuracies_of(accuracies) if accuracies else None,
         samples=json.loads((evaluation.path / "samples.json").read_bytes()),
         examples=examples,
@@ -231,6 +236,7 @@ def facts_of(node: Node, graph: Graph) -> list[str]:
         facts.append(f"{metrics['documents']:,} documents")
     for name, shown in (
         ("bits_per_byte", "{:.3f} bits per byte"),
+        ("bits_per_hidden_token", "{:.3f} bits per hidden token"),
         ("accuracy", "accuracy {:.1%}"),
         ("train_tokens", "{:,} tokens"),
         ("vocabulary", "{:,} different tokens"),
@@ -256,13 +262,24 @@ def _corpus_figures(ingested: Artifact, last_judge: Artifact, whole: dict[str, i
     yield Figure("tokens to learn from", _millions(whole["train_tokens"]), beside)
 
 
-def _model_figures(evaluation: Artifact, accuracies: dict[str, tuple[dict[str, int | float], str]]) -> Iterator[Figure]:
-    before, after = evaluation.metrics["bits_per_byte_before"], evaluation.metrics["bits_per_byte"]
-    yield Figure("bits per byte", f"{after:.3f}", f"{before:.3f} before training; lower is better")
+def _model_figures(
+    judged: dict[str, Any], accuracies: dict[str, tuple[dict[str, int | float], str]]
+) -> Iterator[Figure]:
+    measure = judged["measure"]
+    before, after = judged["before"]["all"][measure], judged["after"]["all"][measure]
+    yield Figure(measure.replace("_", " "), f"{after:.3f}", f"{before:.3f} before training; lower is better")
     if "pre-trained" in accuracies:
         others = [f"{name} {metrics['accuracy']:.1%}" for name, (metrics, _) in list(accuracies.items())[1:]]
         own = accuracies["pre-trained"][0]["accuracy"]
         yield Figure("accuracy, pre-trained", f"{own:.1%}", ", ".join(others))
+
+
+def _origin(model: Artifact) -> str:
+    """From what the training went on, unless from nothing."""
+    previous = model.manifest.inputs.get("previous")
+    if isinstance(previous, Reference):
+        return f" from the trunk of {previous.digest[:12]}"
+    return " from weights of another's making" if model.manifest.settings.get("settings", {}).get("start") else ""
 
 
 def _dropped(artifact: Artifact) -> pl.LazyFrame:

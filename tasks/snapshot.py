@@ -23,6 +23,14 @@ def snapshot_digest(snapshot: Snapshot) -> str:
     return blake3(canonical([artifact.digest for artifact in snapshot])).hexdigest()[:DIGEST_LENGTH]
 
 
+def teaching(tokens: Snapshot) -> Snapshot:
+    """The partitions from which something can be learnt: a night of nothing but repetitions changes no model.
+
+    One that is only promised (in a plan) counts. If there is none, all are returned, for the stage to complain of.
+    """
+    return tuple(artifact for artifact in tokens if artifact.metrics.get("train_tokens", 1)) or tokens
+
+
 def shards_of(tokens: Snapshot, split: str) -> tuple[Path, ...]:
     """The Arrow shards of a split ("train" or "heldout") in canonical order: by partition, then by number."""
     return tuple(shard for artifact in tokens for shard in sorted(artifact.path.glob(f"{split}-*.arrow")))

@@ -87,7 +87,7 @@ def make_night(home: Path, documents: int = 120) -> Made:
     commit(
         "examples", "examples", ["deduplicate", "tokenizer"], {"train": 2000, "test": 800}, _text("labels.json", "[]")
     )
-    weights = {"weights": 4_203_776, "steps": 900, "final_loss": 3.21}
+    weights = {"weights": 4_203_776, "steps": 900, "final_loss": 3.21, "skipped_steps": 0, "rollbacks": 0}
     commit(
         "pretrain",
         "pretrain",
@@ -209,7 +209,7 @@ def _evaluation(out: Path) -> None:
         sources = {name: one(level + 0.11 * (i - 3), 40_000 - 3000 * i) for i, name in enumerate(SOURCES)}
         return {"all": one(level, 230_000), "sources": sources}
 
-    evaluation = {"before": estimates(4.021, 0.03), "after": estimates(1.934, 0.05)}
+    evaluation = {"measure": "bits_per_byte", "before": estimates(4.021, 0.03), "after": estimates(1.934, 0.05)}
     (out / "evaluation.json").write_text(json.dumps(evaluation, sort_keys=True))
     samples = [
         {"prompt": "The return value is", "text": " a list of the names in the current <module>, sorted & unique."},

@@ -149,6 +149,8 @@ class Run:
                 given["work"] = work
             if call.stage.in_batches:
                 given["batches"] = Batches(work / "batches", self.submit, log)
+            if call.stage.caches:
+                given["cache"] = self.store.home / "cache"
             started = time.time()
             self.view.began(call.node, "resume" if resumed else "run")
             try:

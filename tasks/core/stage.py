@@ -9,7 +9,8 @@
 The signature is the declaration. Parameters annotated `Artifact` (or `tuple[Artifact, ...]`) are inputs, pydantic
 models are settings; both enter the key. `out` is an empty folder to write into; a stage that also asks for `work` gets
 a folder that outlives a kill until the commit, one that asks for `batches` (tasks/core/batches.py) a way to divide its
-work among the workers of the recipe's engine. What `.run` does is decided by the context that a flow opened: a run
+work among the workers of the recipe's engine, one that asks for `cache` a folder that all runs of a home share, for
+what may be lost at any time. What `.run` does is decided by the context that a flow opened: a run
 executes (`tasks/core/run.py`), a plan explains.
 """
 
@@ -24,10 +25,10 @@ from typing import Any, Protocol, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 
 from tasks.core.fingerprint import code_fingerprint, library_versions
-from tasks.core.store import Artifact, Reference, Request
+from tasks.core.store import Artifact, Reference, Request, Store
 
 Metrics = dict[str, int | float]
-GIVEN = ("out", "work", "batches", "log")
+GIVEN = ("out", "work", "batches", "cache", "log")
 Input = Artifact | tuple[Artifact, ...] | None
 
 
@@ -90,6 +91,8 @@ class Call:
 class Context(Protocol):
     """What a flow opened around its stages."""
 
+    store: Store
+
     def call(self, call: Call) -> Artifact: ...
 
     def write(self, path: Path, content: bytes) -> None:
@@ -131,6 +134,7 @@ class Stage:
                 )
         self.keeps_work = "work" in self.signature.parameters
         self.in_batches = "batches" in self.signature.parameters
+        self.caches = "cache" in self.signature.parameters
 
     def __call__(self, *args: Any, **kwargs: Any) -> Metrics:
         return self.function(*args, **kwargs)

@@ -300,6 +300,14 @@ def write_run_record(artifact: Artifact, run_id: str, node: str, started: float)
     write_atomic(artifact.path / RUN_FILE, json.dumps(made, indent=1).encode())
 
 
+def run_of(artifact: Artifact) -> str | None:
+    """The run in which an artifact was made, where that is known."""
+    try:
+        return str(json.loads((artifact.path / RUN_FILE).read_bytes())["run"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file so that a reader, or a kill, sees the old content or the new and never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -128,18 +128,20 @@ def losses_of(losses: pl.DataFrame) -> Losses:
 
 
 def bits_of(evaluation: dict[str, Any]) -> Intervals:
-    """Bits per byte before and after, over all and for the largest sources."""
-    before, after = evaluation["before"], evaluation["after"]
-    largest = sorted(after["sources"], key=lambda name: (-after["sources"][name]["bytes"], name))[:SOURCES_SHOWN]
+    """Bits per byte (or per hidden token) before and after, over all and for the largest sources."""
+    before, after, measure = evaluation["before"], evaluation["after"], evaluation["measure"]
+    size = "bytes" if measure == "bits_per_byte" else "hidden_tokens"
+    largest = sorted(after["sources"], key=lambda name: (-after["sources"][name][size], name))[:SOURCES_SHOWN]
     pairs = [("all sources", before["all"], after["all"])]
     pairs += [(name, before["sources"][name], after["sources"][name]) for name in sorted(largest)]
     rows = []
     for name, old, new in pairs:
-        marks = (_mark(old, "soft", hollow=True), _mark(new, "first"))
-        rows.append(Row(_shorten(name), marks, f"{old['bits_per_byte']:.2f} → {new['bits_per_byte']:.2f}"))
+        marks = (_mark(old, measure, "soft", hollow=True), _mark(new, measure, "first"))
+        rows.append(Row(_shorten(name), marks, f"{old[measure]:.2f} → {new[measure]:.2f}"))
     values = [edge for row in rows for mark in row.marks for edge in (mark.low, mark.high)]
     axis = Axis.over(values, 210, CHART_WIDTH - 120, from_zero=True)
-    return Intervals("Bits per byte by source, before and after pre-training", tuple(rows), axis)
+    label = f"{measure.replace('_', ' ').capitalize()} by source, before and after pre-training"
+    return Intervals(label, tuple(rows), axis)
 
 
 def accuracies_of(contenders: dict[str, tuple[dict[str, int | float], str]]) -> Intervals:
@@ -173,8 +175,8 @@ def smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
 
 
-def _mark(estimate: dict[str, float], colour: str, *, hollow: bool = False) -> Mark:
-    value, low, high = estimate["bits_per_byte"], estimate["low"], estimate["high"]
+def _mark(estimate: dict[str, float], measure: str, colour: str, *, hollow: bool = False) -> Mark:
+    value, low, high = estimate[measure], estimate["low"], estimate["high"]
     return Mark(value, low, high, colour, hollow, f"{value:.3f}, 95% interval {low:.3f} to {high:.3f}")
 
 

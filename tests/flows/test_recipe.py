@@ -24,8 +24,9 @@ def test_a_recipe_that_names_only_a_source_has_a_default_for_all_else(tmp_path: 
 
 
 def test_every_recipe_that_ships_is_valid_under_its_own_name() -> None:
-    assert load_recipe(Path("quickstart")).name == "quickstart"
-    assert find_recipe(Path("quickstart")).is_file()
+    for name in ("quickstart", "masked"):
+        assert load_recipe(Path(name)).name == name
+        assert find_recipe(Path(name)).is_file()
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,11 @@ def test_every_recipe_that_ships_is_valid_under_its_own_name() -> None:
         ("name: small\n", "the key `ingest` (or `images`, or `interactions`) is missing; add it"),
         (GOOD.replace("small", "Small Talk"), "`name`: string should match pattern"),
         (GOOD + "deduplicate:\n  threshold: high\n", "`deduplicate.threshold`: input should be a valid number"),
+        (
+            GOOD + "pretrain:\n  masking:\n    rate: 0.3\n",
+            "`pretrain`: masking is for `objective: masked_token`",
+        ),
+        (GOOD + "pretrain:\n  size: huge\n", "`pretrain.size`: input should be 'tiny', 'mini'"),
         (GOOD + "tokenizer: [\n", "is not valid YAML at line"),
         ("- a\n- b\n", "must be a mapping such as `name: ...`"),
         (GOOD.replace("python-docs", "pyton-docs"), "`ingest.sources.0`"),
@@ -65,3 +71,14 @@ def test_an_unreadable_recipe_is_a_sentence(tmp_path: Path) -> None:
 def test_a_recipe_cannot_make_python_objects(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not valid YAML"):
         load_recipe(written(tmp_path, "name: !!python/object/apply:os.system ['true']\n"))
+
+
+def test_a_continued_model_brings_its_tokenizer(tmp_path: Path) -> None:
+    start = f"pretrain:\n  start: {tmp_path}\n"
+    (tmp_path / "tokenizer.json").write_text("{}")
+    recipe = load_recipe(written(tmp_path, GOOD + start))
+    assert recipe.tokenizer.path == tmp_path
+    recipe = load_recipe(written(tmp_path, GOOD + start + "tokenizer:\n  heldout: 0.2\n"))
+    assert (recipe.tokenizer.path, recipe.tokenizer.heldout) == (tmp_path, 0.2)
+    with pytest.raises(UserError, match="an adopted tokenizer is not trained: remove vocabulary, or path"):
+        load_recipe(written(tmp_path, GOOD + start + "tokenizer:\n  vocabulary: 512\n"))

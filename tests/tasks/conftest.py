@@ -2,12 +2,15 @@
 
 import inspect
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pytest
 
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
+from tasks.tokens.pieces import Kind
 
 
 class HeardLog(StageLog):
@@ -36,13 +39,22 @@ class Small:
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """Docstrings of the standard library, tokenized; the labelled task is which module they come from."""
+    return _small(tmp_path_factory.mktemp("small"), "bpe")
+
+
+@pytest.fixture(scope="session")
+def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """The same with a tokenizer that has a mask."""
+    return _small(tmp_path_factory.mktemp("wordpiece"), "wordpiece")
+
+
+def _small(root: Path, kind: Kind) -> Small:
     from tasks.core.batches import Batches
     from tasks.tokenize import TokenizeSettings, tokenize
     from tasks.tokenizer import TokenizerSettings, tokenizer
     from tasks.tokens.vocabulary import load_tokenizer
     from tests.models.shards import write_examples
 
-    root = tmp_path_factory.mktemp("small")
     folders = {name: root / name for name in ("documents", "tokenizer", "tokens", "examples")}
     for folder in folders.values():
         folder.mkdir()
@@ -59,7 +71,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     frame.write_parquet(folders["documents"] / "documents-00000.parquet")
     (folders["documents"] / "metrics.json").write_text("{}")
     documents = Artifact.of("deduplicate", folders["documents"])
-    tokenizer(documents, TokenizerSettings(vocabulary=400, heldout=0.2), folders["tokenizer"], StageLog())
+    tokenizer(documents, TokenizerSettings(kind=kind, vocabulary=400, heldout=0.2), folders["tokenizer"], StageLog())
     words = Artifact.of("tokenizer", folders["tokenizer"])
     tokenize(documents, words, TokenizeSettings(), folders["tokens"], StageLog(), Batches(root / "batches"))
     encoder = load_tokenizer(words)
@@ -75,18 +87,29 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 @pytest.fixture(scope="session")
 def model(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Pre-trained for two seconds."""
+    return _model(small, tmp_path_factory.mktemp("model"), "next_token")
+
+
+@pytest.fixture(scope="session")
+def masked_model(wordpiece: Small, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The same, bidirectional."""
+    return _model(wordpiece, tmp_path_factory.mktemp("masked-model"), "masked_token")
+
+
+def _model(small: Small, root: Path, objective: Literal["next_token", "masked_token"]) -> Artifact:
     from models.fit import fit
     from models.spec import FitSpec, Machine, Optimisation, Source, TokenStream
-    from tasks.pretrain import PretrainSettings, shape, vocabulary_size
+    from tasks.pretrain import PretrainSettings, objective_of, shape
     from tasks.snapshot import shards_of, snapshot_digest
 
-    root = tmp_path_factory.mktemp("model")
+    settings = PretrainSettings(layers=2, width=32, heads=2, kv_heads=1, context_length=32, objective=objective)
     tokens = (small.tokens,)
-    settings = PretrainSettings(layers=2, width=32, heads=2, kv_heads=1, context_length=32)
     spec = FitSpec(
-        model=shape(settings, vocabulary_size(small.tokenizer)),
+        model=shape(settings, small.tokenizer),
         data=TokenStream(
-            sources=(Source(name="all", shards=shards_of(tokens, "train")),), digest=snapshot_digest(tokens)
+            sources=(Source(name="all", shards=shards_of(tokens, "train")),),
+            digest=snapshot_digest(tokens),
+            objective=objective_of(settings, small.tokenizer),
         ),
         optimisation=Optimisation(learning_rate=1e-2, warmup_steps=5, cooldown_steps=30),
         steps=100,

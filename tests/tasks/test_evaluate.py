@@ -1,10 +1,12 @@
 """Evaluation: bits per byte over held-out documents, with honest intervals, the same on every run."""
 
 import json
+import re
 from pathlib import Path
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
@@ -63,3 +65,25 @@ def test_without_held_out_documents_there_is_nothing_to_judge(small: Small, mode
     none = Artifact.of("tokenize", tmp_path / "none")
     with pytest.raises(UserError, match="nothing to evaluate on"):
         evaluate((none,), small.tokenizer, model, SETTINGS, tmp_path, StageLog())
+
+
+def test_a_masked_model_is_judged_by_its_hidden_tokens_and_fills_gaps(
+    wordpiece: Small, masked_model: Artifact, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"gaps": ("Return the ___ of the list.",)})
+    metrics = run(wordpiece, masked_model, tmp_path / "out", settings)
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert evaluation["measure"] == "bits_per_hidden_token"
+    assert metrics["bits_per_hidden_token"] == evaluation["after"]["all"]["bits_per_hidden_token"]
+    assert metrics["bits_per_hidden_token_high"] < metrics["bits_per_hidden_token_before"]
+    assert metrics["bits_per_hidden_token_before"] == pytest.approx(8.807, rel=0.02)  # log2 of the 448 rows
+    parts = evaluation["after"]["sources"].values()
+    assert sum(part["hidden_tokens"] for part in parts) == evaluation["after"]["all"]["hidden_tokens"]
+    (sample,) = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert sample["prompt"] == "Return the ___ of the list."
+    assert re.fullmatch(r"(\S+ \d+%, ){3}\S+ \d+%", sample["text"])
+
+
+def test_a_sentence_without_one_gap_is_refused() -> None:
+    with pytest.raises(ValidationError, match="each sentence has one gap, written ___"):
+        EvaluateSettings(gaps=("nothing to fill",))

@@ -48,3 +48,22 @@ def test_two_exports_are_equal_files(small: Small, model: Artifact, tmp_path: Pa
         export(model, small.tokenizer, tmp_path / name, StageLog())
         digests.add(Artifact.of("export", tmp_path / name).digest)
     assert len(digests) == 1
+
+
+def test_a_masked_model_fills_masks_in_transformers_as_here(
+    wordpiece: Small, masked_model: Artifact, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    export(masked_model, wordpiece.tokenizer, tmp_path, StageLog())
+    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokens = tokenizer("Return the [MASK] of the list.", return_tensors="pt")["input_ids"]
+    assert (tokens == 4).sum() == 1
+    ours = load_model(masked_model.path)
+    with torch.no_grad():
+        difference = ours.logits(ours(tokens)) - theirs(tokens).logits
+    assert difference.abs().max() <= 1e-4
+    assert (theirs.config.architectures, theirs.config.mask_token_id) == (["EuroBertForMaskedLM"], 4)
+    card = (tmp_path / "README.md").read_text()
+    assert "pipeline_tag: fill-mask" in card and "A masked EuroBertForMaskedLM with" in card

@@ -57,3 +57,20 @@ def test_a_tokenizer_of_another_model_is_the_users_mistake(small: Small, model: 
     (narrow / "config.json").write_text(config)
     with pytest.raises(UserError, match="use the tokenizer that the model was trained with"):
         run(small, Artifact.of("pretrain", narrow), tmp_path, SETTINGS)
+
+
+def test_a_masked_model_is_fine_tuned_as_any_other(wordpiece: Small, masked_model: Artifact, tmp_path: Path) -> None:
+    metrics, out = run(wordpiece, masked_model, tmp_path, SETTINGS)
+    predictions = pl.read_parquet(out / "predictions.parquet")
+    often = max(predictions["label"].value_counts()["count"]) / predictions.height
+    assert metrics["accuracy"] > 1 - often  # better than the rarer answer always
+    assert metrics["steps"] == 30
+
+
+def test_a_model_of_another_architecture_is_the_users_mistake(small: Small, tmp_path: Path) -> None:
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2" / "config.json").write_text(
+        '{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 448, "n_positions": 64}'
+    )
+    with pytest.raises(UserError, match="is a gpt2, and classification is learnt by our own transformer only"):
+        run(small, Artifact.of("pretrain", tmp_path / "gpt2"), tmp_path, SETTINGS)
