@@ -13,7 +13,7 @@ that compiles, warms up, and is timed over steady steps:
 | fit, muon | the same with Muon for the hidden matrices |
 | bare | a minimal loop over the same model, loss and optimizer: what the process around it costs |
 | bare, deterministic | the same with `torch.use_deterministic_algorithms` |
-| gpt2 | nanoGPT's settings (peers/training_gpt2.py): GPT-2 of the same size, the stand-in where litgpt is not installed |
+| gpt2 | GPT-2 of the same size with nanoGPT's settings (peers/training_gpt2.py): stands in where litgpt is missing |
 | litgpt | its own `pretrain` (peers/training_litgpt.py), where it is installed |
 
 modded-nanogpt's track 3 is never run: its script and data are fetched from the network. What else was not run is named
@@ -264,23 +264,28 @@ def main(arguments: argparse.Namespace) -> int:
             facts["process_s"] = round(time.monotonic() - began, 1)
             found[name] = facts
             print(f"{name:<22} {facts}", file=sys.stderr, flush=True)
+    print_table(found, missing, work, gpu, weights, peak)
+    return verdict(found)
+
+
+def print_table(
+    found: dict[str, dict[str, Any]], missing: dict[str, str], work: Work, gpu: str, weights: int, peak: float | None
+) -> None:
+    """What was run and what was not, for a person and as JSON on the last line."""
+    counted_G, known = operations(work.model, weights) / 1e9, f"{peak / 1e12:g} TFLOP/s" if peak else "not known"
     print(
-        f"\n{gpu or 'CPU'}, torch {torch.__version__}, {weights / 1e6:.1f} M weights, {work.model.context_length} tokens a"
+        f"\n{gpu or 'CPU'}, torch {torch.__version__}, {weights / 1e6:.1f} M weights, {work.model.context_length} tokens"
     )
-    print(
-        f"window, {work.micro} windows at once, {work.accumulate} times a step, {count / 1e9:.3f} GFLOP a token, peak ",
-        end="",
-    )
-    print(f"{peak / 1e12:g} TFLOP/s\n" if peak else "not known: give --peak\n")
-    print(f"{'side':<24}{'tokens/s':>12}{'MFU':>9}{'against fit':>13}  losses")
+    print(f"a window, {work.micro} windows at once, {work.accumulate} times a step, {counted_G:.3f} GFLOP a token,")
+    print(f"peak {known}{'' if peak else ': give --peak'}\n")
+    print(f"{'side':<24}{'tokens/s':>12}{'MFU':>9}{'fit against it':>16}  losses")
     for name, facts in found.items():
         mfu = f"{facts['mfu']:.1%}" if "mfu" in facts else "-"
         ratio = f"{found['fit']['tokens_per_second'] / facts['tokens_per_second']:.3f}" if "fit" in found else "-"
-        print(f"{name:<24}{facts['tokens_per_second']:>12,.0f}{mfu:>9}{ratio:>13}  {facts['losses']}")
+        print(f"{name:<24}{facts['tokens_per_second']:>12,.0f}{mfu:>9}{ratio:>16}  {facts.get('losses', '')}")
     for name, reason in missing.items():
         print(f"{name:<24}not run: {reason}")
     print(json.dumps({"gpu": gpu, "torch": torch.__version__, "run": found, "not_run": missing}))
-    return verdict(found)
 
 
 def verdict(found: dict[str, dict[str, Any]]) -> int:
