@@ -273,11 +273,9 @@ def print_table(
 ) -> None:
     """What was run and what was not, for a person and as JSON on the last line."""
     counted_G, known = operations(work.model, weights) / 1e9, f"{peak / 1e12:g} TFLOP/s" if peak else "not known"
-    print(
-        f"\n{gpu or 'CPU'}, torch {torch.__version__}, {weights / 1e6:.1f} M weights, {work.model.context_length} tokens"
-    )
-    print(f"a window, {work.micro} windows at once, {work.accumulate} times a step, {counted_G:.3f} GFLOP a token,")
-    print(f"peak {known}{'' if peak else ': give --peak'}\n")
+    print(f"\n{gpu or 'CPU'}, torch {torch.__version__}, {weights / 1e6:.1f} M weights")
+    print(f"{work.model.context_length} tokens a window, {work.micro} windows at once, {work.accumulate} times a step,")
+    print(f"{counted_G:.3f} GFLOP a token, peak {known}{'' if peak else ': give --peak'}\n")
     print(f"{'side':<24}{'tokens/s':>12}{'MFU':>9}{'fit against it':>16}  losses")
     for name, facts in found.items():
         mfu = f"{facts['mfu']:.1%}" if "mfu" in facts else "-"
