@@ -11,7 +11,7 @@ that compiles, warms up, and is timed over steady steps:
 |---|---|
 | fit | `python -m models.fit`, the real training process; speed from its progress file |
 | fit, muon | the same with Muon for the hidden matrices |
-| bare | a minimal loop over the same model, loss and optimizer: what the process around it costs |
+| bare | a minimal loop over the same model, loss and optimizer (peers/training_bare.py): what the process costs |
 | bare, deterministic | the same with `torch.use_deterministic_algorithms` |
 | gpt2 | GPT-2 of the same size with nanoGPT's settings (peers/training_gpt2.py): stands in where litgpt is missing |
 | litgpt | its own `pretrain` (peers/training_litgpt.py), where it is installed |
@@ -29,7 +29,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +36,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
-from models.data import Batch
-from models.objectives import loss_for
-from models.optim import optimizer_for
 from models.spec import FitSpec, Machine, ModelConfig, Optimisation, Source, TokenStream
 from models.transformer import fresh
 
@@ -123,49 +118,9 @@ def write_tokens(work: Work) -> None:
         "threads": 2,
         "compile": work.compiled,
         "precision": "bf16-mixed",
+        "spec": work.spec("adamw").model_dump(mode="json"),
     }
     (work.folder / "shape.json").write_text(json.dumps(shape))
-
-
-def bare(spec: FitSpec, work: Work, deterministic: bool) -> dict[str, Any]:
-    """The plainest loop over our model, loss and optimizer, from windows in memory."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    model = fresh(spec.model, 0).to(device)
-    optimizer = optimizer_for(model, spec.optimisation)
-    plain = loss_for(spec)
-    loss: Callable[..., Tensor] = torch.compile(plain) if work.compiled else plain
-    windows = np.load(work.folder / "windows.npy", mmap_mode="r")
-    rows, losses, began, first = 0, [], 0.0, float("nan")
-    for step in range(work.warm + work.steps):
-        for _ in range(work.accumulate):
-            piece = torch.from_numpy(windows[rows : rows + work.micro].astype(np.int64))
-            rows += work.micro
-            if device.type == "cuda":
-                piece = piece.pin_memory().to(device, non_blocking=True)
-            lengths_B = torch.full((work.micro,), spec.model.context_length, device=device)
-            with torch.autocast(device.type, torch.bfloat16):
-                value = loss(model, Batch(piece[:, :-1], piece[:, 1:], lengths_B)) / work.accumulate
-            value.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optimisation.clip, foreach=True)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(value.detach())
-        if step == 0:
-            first = float(value) * work.accumulate
-        if step == work.warm - 1:
-            float(value)  # waits for the GPU
-            began = time.perf_counter()
-    last = float(losses[-1]) * work.accumulate
-    facts = {
-        "tokens_per_second": round(work.steps * work.step_tokens / (time.perf_counter() - began), 1),
-        "losses": [round(first, 3), round(last, 3)],
-        "weights": sum(weights.numel() for weights in model.parameters()),
-    }
-    if device.type == "cuda":
-        facts["peak_memory"] = torch.cuda.max_memory_allocated()
-    return facts
 
 
 def real(spec: FitSpec, work: Work, seconds: float) -> dict[str, Any]:
@@ -199,30 +154,23 @@ def run(command: list[str], seconds: float) -> str:
     return done.stdout
 
 
-def measure(name: str, work: Work, arguments: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def measure(name: str, work: Work, seconds: float) -> dict[str, Any]:
     """One side, to its facts; raises NotRun."""
     if name.startswith("fit"):
         return real(work.spec("muon" if "muon" in name else "adamw"), work, seconds)
-    if name.startswith("bare"):
-        command = [sys.executable, "-m", "tests.benchmarks.gpu_training", "--side", name, *own(arguments)]
-        command += ["--folder", str(work.folder)]
-    else:
-        if name == "litgpt" and importlib.util.find_spec("litgpt") is None:
-            raise NotRun("litgpt is not installed here; gpt2 stands in for it")
-        command = [sys.executable, str(PEERS / f"training_{name}.py"), str(work.folder / "shape.json")]
+    if name == "litgpt" and importlib.util.find_spec("litgpt") is None:
+        raise NotRun("litgpt is not installed here; gpt2 stands in for it")
+    script, _, choice = name.partition(", ")
+    shape = json.loads((work.folder / "shape.json").read_text()) | ({choice: True} if choice else {})
+    file = work.folder / f"{script}.json"
+    file.write_text(json.dumps(shape))
+    command = [sys.executable, str(PEERS / f"training_{script}.py"), str(file)]
     facts: dict[str, Any] = json.loads(run(command, seconds).strip().splitlines()[-1])
     return facts
 
 
 SIDES = ("fit", "gpt2", "bare", "litgpt", "fit, muon", "bare, deterministic")
 """In the order of their weight: the last ones go without where time runs out."""
-
-
-def own(arguments: argparse.Namespace) -> list[str]:
-    """The options that a side's process needs to see the same work."""
-    names = ("micro", "accumulate", "warm", "steps")
-    chosen = [word for name in names for word in (f"--{name}", str(getattr(arguments, name)))]
-    return [*chosen, *(["--tiny"] if arguments.tiny else [])]
 
 
 def operations(model: ModelConfig, weights: int) -> float:
@@ -255,7 +203,7 @@ def main(arguments: argparse.Namespace) -> int:
                 continue
             began = time.monotonic()
             try:
-                facts = measure(name, work, arguments, left)
+                facts = measure(name, work, left)
             except NotRun as reason:
                 missing[name] = str(reason)
                 continue
@@ -314,15 +262,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=4, help="after which no side is begun and the last one ended")
     parser.add_argument("--peak", type=float, help="the GPU's dense bf16 TFLOP/s, where the script does not know it")
     parser.add_argument("--only", nargs="*", choices=SIDES, help="sides to run; default all")
-    parser.add_argument("--side", choices=("bare", "bare, deterministic"), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    asked = options()
-    if asked.side:
-        made = chosen_work(asked, asked.folder)
-        print(json.dumps(bare(made.spec("adamw"), made, "deterministic" in asked.side)))
-    else:
-        sys.exit(main(asked))
+    sys.exit(main(options()))
