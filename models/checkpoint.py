@@ -21,9 +21,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.spec import ModelConfig
-from models.transformer import Transformer
-
 KEPT = 2
 _PREFIX = "step-"
 _ASIDE = ".writing-"
@@ -37,26 +34,6 @@ class Checkpoint:
     path: Path
     step: int
     """Updates that its weights have seen."""
-
-
-def save_model(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
-    """Write config.json and model.safetensors; equal weights give equal bytes."""
-    (folder / "config.json").write_text(json.dumps(config.model_dump(), indent=2) + "\n")
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / "model.safetensors"
-    )
-
-
-def load_model(folder: Path) -> Transformer:
-    """The model that `save_model` wrote, on the CPU, in float32."""
-    model = Transformer(load_config(folder))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model
-
-
-def load_config(folder: Path) -> ModelConfig:
-    """The shape of a saved model."""
-    return ModelConfig.model_validate_json((folder / "config.json").read_bytes())
 
 
 def save_checkpoint(root: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:

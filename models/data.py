@@ -1,8 +1,8 @@
 """Turns shards on disk into the batch of any step, without state: give it a step, get that step's tensors.
 
-Shards are memory-mapped Arrow IPC files, so a corpus of any size costs address space, not memory, and the tokens are
-copied once, into the batch. Windows are cut from one stream over all shards: no token is dropped at a document's end
-and none is padding; the price is that a window may begin inside a document (Brown et al. 2020 pack alike).
+Which samples a step sees is arithmetic (models/mixture.py), where they lie is known from mapped shards
+(models/windows.py), and what is hidden in them is a hash (models/masking.py). The number of the step is all the state
+of reading, and any number of workers and ranks reads the same batches.
 """
 
 from __future__ import annotations
@@ -18,76 +18,31 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import pyarrow as pa
-import pyarrow.ipc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from models.order import Order
-from models.spec import FitSpec, LabelledExamples, TokenStream
+from models.masking import hide
+from models.mixture import Mixture
+from models.shards import read_column
+from models.spec import FitSpec, LabelledExamples, MaskedToken, TokenStream
+from models.windows import Windows
 
 
 class Batch(NamedTuple):
-    """What one step learns from; for a language model `targets` are the next tokens, else one class a sequence."""
+    """What one step, or one piece of it, learns from; all int64."""
 
     tokens_BT: Tensor
-    """int64, right-padded with zeros."""
+    """What the model sees, right-padded with zeros."""
     targets: Tensor
-    """int64, shape (B, T) or (B,)."""
+    """What it shall say: the next tokens, shape (B, T); the hidden tokens, (B, K); or one class a sequence, (B,)."""
     lengths_B: Tensor
-    """int64, tokens that are no padding."""
-
-
-def read_column(shard: Path, column: str) -> list[pa.Array]:
-    """The column's record batches, mapped, not read; a ValueError names a shard that is no Arrow file or lacks it."""
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(shard)))
-        place = reader.schema.get_field_index(column)
-        if place < 0:
-            raise ValueError(f"{shard} has no column {column!r}: it was not written by this version's tokenize stage.")
-        return [reader.get_batch(i).column(place) for i in range(reader.num_record_batches)]
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{shard} is not a readable Arrow file ({error}): derive it again.") from error
-
-
-class Windows:
-    """Consecutive windows of a token stream that lies in several mapped shards."""
-
-    def __init__(self, shards: Sequence[Path], length: int) -> None:
-        self.length = length
-        parts = [part.flatten() for shard in shards for part in read_column(shard, "tokens")]
-        self._parts: list[NDArray[np.integer]] = [part.to_numpy(zero_copy_only=True) for part in parts if len(part)]
-        self._ends = np.cumsum([part.size for part in self._parts], dtype=np.int64)
-        tokens = int(self._ends[-1]) if self._parts else 0
-        self.tokens = tokens
-        self.n = max(0, (tokens - 1) // length)
-        """Windows in the stream; the last token of a window is only a target."""
-        if self.n == 0:
-            raise ValueError(
-                f"The corpus has {tokens} tokens and one window needs {length + 1}: add documents or shorten "
-                "context_length."
-            )
-
-    def read(self, window: int) -> NDArray[np.int64]:
-        """Tokens window * length .. (window + 1) * length + 1 of the stream; shape (length + 1,)."""
-        start = window * self.length
-        out = np.empty(self.length + 1, dtype=np.int64)
-        filled = 0
-        part = int(np.searchsorted(self._ends, start, side="right"))
-        while filled < out.size:
-            tokens = self._parts[part]
-            offset = start + filled - (int(self._ends[part]) - tokens.size)
-            piece = tokens[offset : offset + out.size - filled]
-            out[filled : filled + piece.size] = piece
-            filled += piece.size
-            part += 1
-        return out
-
-    def batch(self, windows: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The chosen windows and, as targets, the same shifted by one."""
-        tokens_BT1 = torch.from_numpy(np.stack([self.read(int(window)) for window in windows]))
-        return Batch(tokens_BT1[:, :-1], tokens_BT1[:, 1:], torch.full((len(windows),), self.length))
+    """Tokens that are no padding."""
+    picked_BK: Tensor | None = None
+    """Where the hidden tokens stand, ascending; only for masked tokens."""
+    documents_BT: Tensor | None = None
+    """Of each token, the number of its document within the window, from 0; only with a document mask."""
 
 
 class Examples:
@@ -146,35 +101,102 @@ class EndWith:
         os._exit(1)
 
 
-class Steps(Dataset[Batch]):
-    """Step -> batch, as torch's loader wants it: steps are 0, 1, 2 ... over the whole training, epochs included."""
+class Steps:
+    """Step -> batch: steps are 0, 1, 2 ... over the whole training, epochs included."""
 
     def __init__(self, spec: FitSpec) -> None:
+        """Open the data; a ValueError says what it lacks."""
         self._spec = spec
-        self._source: Windows | Examples
+        self._parts: list[Windows] | Examples
         match spec.data:
-            case TokenStream(sources=sources):
-                self._source = Windows(sources[0].shards, spec.model.context_length)
+            case TokenStream(sources=sources, objective=objective):
+                if isinstance(objective, MaskedToken) and objective.mask_token >= spec.model.vocabulary:
+                    raise ValueError(
+                        f"mask_token ({objective.mask_token}) is no token of a vocabulary of {spec.model.vocabulary}."
+                    )
+                self._parts = [Windows(source.shards, spec.model.context_length, source.only) for source in sources]
+                weights = [source.weight for source in sources]
+                self.order = Mixture([part.n for part in self._parts], weights, spec.seed)
             case LabelledExamples(train=train, rows=rows):
-                self._source = Examples(train, rows, spec.model.context_length)
-        self.order = Order(self._source.n, spec.seed)
+                self._parts = Examples(train, rows, spec.model.context_length)
+                self.order = Mixture([self._parts.n], [1.0], spec.seed)
 
     def __reduce__(self) -> tuple[type[Steps], tuple[FitSpec]]:
         """A reader in a process of its own maps the shards itself."""
         return Steps, (self._spec,)
 
     def __getitem__(self, step: int) -> Batch:
-        items = self.order.items(step * self._spec.batch, self._spec.batch)
-        return self._source.batch(items.astype(np.int64))
+        """The whole batch of a step."""
+        return self.read(step * self._spec.batch, self._spec.batch)
 
-    def loader(self, start: int, stop: int) -> DataLoader[Batch]:
-        """Batches of steps start .. stop, in order, the same for any number of workers."""
+    def read(self, start: int, count: int) -> Batch:
+        """The samples at positions start .. start + count of the training, one a row."""
+        sources, items = self.order.items(start, count)
+        if isinstance(self._parts, Examples):
+            return self._parts.batch(items.astype(np.int64))
+        data = self._spec.data
+        assert isinstance(data, TokenStream)
+        masked = isinstance(data.objective, MaskedToken)
+        tokens = np.empty((count, self._spec.model.context_length + 1), dtype=np.int64)
+        documents = np.empty_like(tokens) if masked or data.document_mask else None
+        for number in np.flatnonzero(np.bincount(sources)).tolist():
+            mine = sources == number
+            windows = items[mine].astype(np.int64)
+            tokens[mine] = self._parts[number].read(windows)
+            if documents is not None:
+                documents[mine] = self._parts[number].documents(windows)
+        lengths_B = torch.full((count,), self._spec.model.context_length)
+        documents_BT = torch.from_numpy(documents[:, :-1]) if documents is not None and data.document_mask else None
+        if not isinstance(data.objective, MaskedToken):
+            tokens_BT1 = torch.from_numpy(tokens)
+            return Batch(tokens_BT1[:, :-1], tokens_BT1[:, 1:], lengths_B, None, documents_BT)
+        assert documents is not None
+        positions_B = np.arange(start, start + count, dtype=np.uint64)
+        ends_BT = documents[:, 1:] != documents[:, :-1]
+        hidden = hide(
+            tokens[:, :-1], ends_BT, positions_B, data.objective, self._spec.model.vocabulary, self._spec.seed
+        )
+        seen_BT, picked_BK, targets_BK = map(torch.from_numpy, hidden)
+        return Batch(seen_BT, targets_BK, lengths_B, picked_BK, documents_BT)
+
+    def loader(self, start: int, stop: int, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
+        """What one of `world` processes computes in steps start .. stop: `accumulate` pieces a step, in order.
+
+        All processes' pieces of a step are its batch, and the same for any number of workers. Raises ValueError where
+        the batch cannot be cut into equal pieces.
+        """
         return DataLoader(
-            self,
+            Pieces(self, self._spec, start, stop, rank, world),
             batch_size=None,
-            sampler=range(start, stop),
             num_workers=self._spec.workers,
             multiprocessing_context="forkserver" if self._spec.workers else None,  # a forked threaded process may die
             worker_init_fn=EndWith(os.getpid()) if self._spec.workers else None,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+class Pieces(Dataset[Batch]):
+    """One process's share of steps start .. stop, as torch's loader wants it: number -> piece.
+
+    Piece i of rank r of step s holds the batch / (accumulate x world) positions from
+    s x batch + i x batch / accumulate + r x batch / (accumulate x world) on: one piece of all ranks is consecutive.
+    """
+
+    def __init__(self, steps: Steps, spec: FitSpec, start: int, stop: int, rank: int, world: int) -> None:
+        assert 0 <= rank < world
+        self._steps = steps
+        self._size, rest = divmod(spec.batch, spec.accumulate * world)
+        if rest:
+            raise ValueError(
+                f"batch ({spec.batch}) must be a multiple of accumulate x devices ({spec.accumulate} x {world} = "
+                f"{spec.accumulate * world}): every device computes equal pieces."
+            )
+        self._first = start * spec.accumulate
+        self._count = (stop - start) * spec.accumulate
+        self._rank, self._world = rank, world
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> Batch:
+        return self._steps.read(((self._first + number) * self._world + self._rank) * self._size, self._size)

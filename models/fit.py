@@ -27,12 +27,15 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from models.checkpoint import newest_checkpoint, restore_weights, save_model
+from models.checkpoint import newest_checkpoint, restore_weights
 from models.claim import claim
-from models.data import Batch, Examples, Steps, read_column
+from models.data import Batch, Examples, Steps
+from models.foreign import Model
 from models.hardware import Arithmetic, device, keep_large_blocks
 from models.progress import ProgressFile, read_reports
+from models.saved import save_model
 from models.score import predicted_classes
+from models.shards import read_column
 from models.spec import FitSpec, LabelledExamples
 from models.start import initial_model
 from models.training import Stopped, Training, beat
@@ -129,9 +132,9 @@ class _OwnSignalHandlers(pl.Callback):
                 signal.signal(number, handler)
 
 
-def _write_results(spec: FitSpec, model: Transformer, precision: Arithmetic, stop: Callable[[], bool]) -> None:
+def _write_results(spec: FitSpec, model: Model, precision: Arithmetic, stop: Callable[[], bool]) -> None:
     spec.out.mkdir(parents=True, exist_ok=True)
-    save_model(spec.out, spec.model, model.state_dict())
+    save_model(spec.out, model, model.state_dict())
     reports = [report for report, _ in read_reports(spec.work / "progress.jsonl")]
     assert len(reports) == spec.steps, f"{len(reports)} losses of {spec.steps} steps"
     columns = ("step", "loss", "learning_rate", "grad_norm")  # no times: equal trainings give equal files
@@ -139,6 +142,7 @@ def _write_results(spec: FitSpec, model: Transformer, precision: Arithmetic, sto
         pa.table({name: [getattr(r, name) for r in reports] for name in columns}), spec.out / "losses.parquet"
     )
     if isinstance(spec.data, LabelledExamples):
+        assert isinstance(model, Transformer), "a model that has a classification head"
         examples = Examples(spec.data.test, None, spec.model.context_length)
         model.to(device())
         predicted = np.empty(examples.n, dtype=np.int32)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from models.transformer import Transformer
+from models.foreign import Model
 
 
 @torch.inference_mode()
 def continue_tokens(
-    model: Transformer,
+    model: Model,
     prompt: Sequence[int],
     *,
     end_token: int,

@@ -25,22 +25,31 @@ _Step = Callable[[Indices, np.uint64, Indices], Indices]
 LIMIT = 1 << 62
 """Positions and sizes stay below this, so that no sum of two digits or positions overflows 64 bits."""
 
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""SplitMix64's step, 2**64 / golden ratio: multiples of it, mixed, are its random stream."""
+
 _ROUNDS = 8  # four suffice for the theory (Luby and Rackoff, 1988); small n has few distinct round outputs, hence more
 
 
-def _mix(values: Indices) -> Indices:
+def mix(values: Indices) -> Indices:
     """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): every input bit reaches every output bit."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
+def derived_seed(seed: int, number: int) -> int:
+    """The seed of the number-th of several things that one seed decides; number 0 has the seed itself."""
+    if number == 0:
+        return seed
+    return int(mix(np.array([seed], dtype=np.uint64) + np.array([number], dtype=np.uint64) * GOLDEN)[0])
+
+
 def _round_keys(seed: int, epoch: int) -> Indices:
     """One 64-bit key a round, from both numbers."""
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    mixed_seed = _mix(np.array([seed], dtype=np.uint64) * golden + golden)
-    base = _mix(mixed_seed + np.array([epoch], dtype=np.uint64) * golden)
-    return _mix(base + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * golden)
+    mixed_seed = mix(np.array([seed], dtype=np.uint64) * GOLDEN + GOLDEN)
+    base = mix(mixed_seed + np.array([epoch], dtype=np.uint64) * GOLDEN)
+    return mix(base + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * GOLDEN)
 
 
 @dataclass(frozen=True)
@@ -83,14 +92,14 @@ class Permutation:
 def _encrypt(values: Indices, base: np.uint64, keys: Indices) -> Indices:
     left, right = values // base, values % base
     for key in keys:
-        left, right = right, (left + _mix(right + key) % base) % base
+        left, right = right, (left + mix(right + key) % base) % base
     return left * base + right
 
 
 def _decrypt(values: Indices, base: np.uint64, keys: Indices) -> Indices:
     left, right = values // base, values % base
     for key in keys[::-1]:
-        left, right = (right + base - _mix(left + key) % base) % base, left
+        left, right = (right + base - mix(left + key) % base) % base, left
     return left * base + right
 
 

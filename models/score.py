@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from models.data import Examples
+from models.foreign import Model
 from models.hardware import Arithmetic
 from models.transformer import Transformer
 
@@ -27,15 +28,16 @@ def predicted_classes(
     by_length = np.argsort(lengths, kind="stable")
     for start in range(0, examples.n, batch):
         indices = by_length[start : start + batch]
-        tokens_BT, _, lengths_B = (tensor.to(device) for tensor in examples.batch(indices))
+        read = examples.batch(indices)
+        tokens_BT, lengths_B = read.tokens_BT.to(device), read.lengths_B.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits_BC = model.classify(model(tokens_BT), lengths_B)
+            logits_BC = model.classify(model(tokens_BT, lengths_B=lengths_B), lengths_B)
         yield indices, logits_BC.float().argmax(dim=1).cpu().numpy()
 
 
 @torch.inference_mode()
 def document_bits(
-    model: Transformer, documents: Sequence[NDArray[np.int64]], first: int, batch: int = 16
+    model: Model, documents: Sequence[NDArray[np.int64]], first: int, batch: int = 16
 ) -> NDArray[np.float64]:
     """Bits that the model needs to write each document, float32 arithmetic; shape (documents,).
 
@@ -77,3 +79,57 @@ def document_bits(
         for (number, _, _), nats in zip(group, per_row, strict=True):
             bits[number] += nats / np.log(2)
     return bits
+
+
+@torch.inference_mode()
+def masked_bits(
+    model: Model,
+    documents: Sequence[NDArray[np.int64]],
+    mask_token: int,
+    rate: float = 0.15,
+    seed: int = 0,
+    batch: int = 16,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Bits that the model needs for each document's hidden tokens, and how many they are; both of shape (documents,).
+
+    The sum of the first over the sum of the second is bits per hidden token: to be compared between models of one
+    tokenizer and one rate only (no likelihood of the text follows from it). A document is cut into pieces of
+    context_length, and of each piece round(rate x size) tokens, at least one, are hidden, always by the mask. Which
+    ones hangs on the seed and the document's place alone, so that all models are asked the same. Arithmetic in float32.
+
+    Args:
+        model: a bidirectional language model; runs where its weights are.
+        documents: token ids; none empty.
+        mask_token: the id that hides a token.
+        rate: share of the tokens to hide.
+        seed: of their choice.
+        batch: sequences computed at once.
+    """
+    device = next(model.parameters()).device
+    context = model.config.context_length
+    pieces: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []  # document, tokens, hidden positions
+    for number, document in enumerate(documents):
+        generator = np.random.default_rng((seed, number))
+        for begin in range(0, document.size, context):
+            tokens = document[begin : begin + context]
+            hidden = generator.choice(tokens.size, max(1, round(rate * tokens.size)), replace=False)
+            pieces.append((number, tokens, hidden))
+    pieces.sort(key=lambda piece: piece[1].size)
+    bits, counts = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
+    for start in range(0, len(pieces), batch):
+        group = pieces[start : start + batch]
+        lengths_B = torch.tensor([tokens.size for _, tokens, _ in group])
+        true_BT = torch.zeros((len(group), int(lengths_B.max())), dtype=torch.int64)
+        hidden_BT = torch.zeros_like(true_BT, dtype=torch.bool)
+        for row, (_, tokens, hidden) in enumerate(group):
+            true_BT[row, : tokens.size] = torch.from_numpy(tokens)
+            hidden_BT[row, hidden] = True
+        true_BT, hidden_BT, lengths_B = true_BT.to(device), hidden_BT.to(device), lengths_B.to(device)
+        states_BTD = model(true_BT.masked_fill(hidden_BT, mask_token), lengths_B=lengths_B)
+        nats_N = F.cross_entropy(model.logits(states_BTD[hidden_BT]), true_BT[hidden_BT], reduction="none")
+        rows_N = hidden_BT.nonzero()[:, 0].cpu().numpy()
+        per_row = np.bincount(rows_N, weights=nats_N.double().cpu().numpy(), minlength=len(group))
+        for (number, _, hidden), nats in zip(group, per_row, strict=True):
+            bits[number] += nats / np.log(2)
+            counts[number] += hidden.size
+    return bits, counts

@@ -96,6 +96,24 @@ class ModelConfig(Frozen):
         )
 
 
+class HubModel(Frozen):
+    """A model of Hugging Face's that our transformer cannot be: it is trained as `transformers` computes it.
+
+    Found by models/folder.py from the folder it starts from, which a FitSpec must then name.
+    """
+
+    architecture: str
+    """What config.json calls model_type, such as gpt2."""
+    attention: Literal["causal", "bidirectional"]
+    """Whether it serves the next token (AutoModelForCausalLM) or masked ones (AutoModelForMaskedLM)."""
+    vocabulary: int = Field(gt=0)
+    """Rows of the embedding."""
+    context_length: int = Field(gt=0)
+    """Tokens that one window holds; at most what the model has positions for."""
+    classes: None = None
+    """It has no classification head."""
+
+
 class NextToken(Frozen):
     """Every token is predicted from those before it."""
 
@@ -208,7 +226,7 @@ class Machine(Frozen):
 class FitSpec(Frozen):
     """One training, complete: what `python -m models.fit spec.json` reads."""
 
-    model: ModelConfig
+    model: ModelConfig | HubModel
     data: Annotated[TokenStream | LabelledExamples, Field(discriminator="kind")]
     optimisation: Optimisation
     steps: int = Field(gt=0)

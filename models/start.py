@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from models.checkpoint import load_model
-from models.spec import FitSpec
+from models.foreign import Model, empty_foreign, load_foreign
+from models.saved import load_model
+from models.spec import FitSpec, HubModel, ModelConfig
 from models.transformer import Transformer, fresh
 
 
-def initial_model(spec: FitSpec) -> Transformer:
-    """The weights before the first step: fresh from the seed, overlaid by the starting point's where it has them."""
-    model = fresh(spec.model, spec.seed)
-    if spec.start:
+def initial_model(spec: FitSpec) -> Model:
+    """The weights before the first step: fresh from the seed, overlaid by the starting point's where it has them.
+
+    A trunk's weights are its checkpoint's, laid over these by who restores that; only the shape is made here.
+
+    Raises ValueError when the starting point is not of the spec's shape or cannot be loaded (models/saved.py).
+    """
+    model = _hub_model(spec, spec.model) if isinstance(spec.model, HubModel) else _our_model(spec, spec.model)
+    if spec.trained == "head":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name.startswith("classifier")
+    return model
+
+
+def _hub_model(spec: FitSpec, config: HubModel) -> Model:
+    if spec.start is None:
+        raise ValueError(f"A {config.architecture} has no fresh weights here: name the folder of one to start from.")
+    if spec.trained == "head":
+        raise ValueError(f"A {config.architecture} has no classification head here: train all of it.")
+    return (empty_foreign if spec.start.trunk else load_foreign)(spec.start.folder, config)
+
+
+def _our_model(spec: FitSpec, config: ModelConfig) -> Model:
+    model = fresh(config, spec.seed)
+    if spec.start and not spec.start.trunk:
         start = load_model(spec.start.folder)
-        if (shape := start.config.model_copy(update={"classes": spec.model.classes})) != spec.model:
-            raise ValueError(f"The model in {spec.start.folder} has the shape {shape}, and {spec.model} is asked for.")
+        # Neither the head nor the length of a window is a matter of the weights below it: positions are computed.
+        changed = {"classes": config.classes, "context_length": config.context_length}
+        if not isinstance(start, Transformer) or start.config.model_copy(update=changed) != config:
+            raise ValueError(
+                f"The model in {spec.start.folder} has the shape {start.config}, and {config} is asked for."
+            )
         weights = start.state_dict()
         model.load_state_dict(
             {name: weights.get(name, fresh_value) for name, fresh_value in model.state_dict().items()}
         )
-    if spec.trained == "head":
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = name.startswith("classifier")
     return model

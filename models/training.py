@@ -19,11 +19,11 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint, restore_optimisation, save_checkpoint
 from models.data import Batch
-from models.objectives import classification_loss, next_token_loss
-from models.optim import adamw, learning_rate
+from models.foreign import Model
+from models.objectives import loss_for
+from models.optim import learning_rate, optimizer_for
 from models.progress import ProgressFile, Report, now_ms
 from models.spec import FitSpec
-from models.transformer import Transformer
 
 
 class Stopped(Exception):
@@ -36,7 +36,7 @@ class Training(pl.LightningModule):
     def __init__(
         self,
         spec: FitSpec,
-        model: Transformer,
+        model: Model,
         progress: ProgressFile,
         checkpoint: Checkpoint | None,
         stop: Callable[[], bool],
@@ -48,12 +48,12 @@ class Training(pl.LightningModule):
         self._checkpoint = checkpoint
         self._progress = progress
         self._stop = stop
-        self._loss = next_token_loss if spec.data.kind == "stream" else classification_loss
+        self._loss = loss_for(spec)
         self._grad_norm = torch.tensor(0.0)
         self._step_began = time.monotonic()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return adamw(self.model.named_parameters(), self.spec.optimisation)
+        return optimizer_for(self.model, self.spec.optimisation)
 
     def on_train_start(self) -> None:
         if self._checkpoint:

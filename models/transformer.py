@@ -1,8 +1,11 @@
-"""The one transformer that is trained: causal, and equal to Hugging Face's Qwen3 weight by weight (see models/hub.py).
+"""The one transformer that is trained, causal or bidirectional, equal to an architecture of Hugging Face weight by
+weight (see models/hub.py).
 
-Qwen3 because its parts are today's defaults (pre-norm RMSNorm, rotary positions, QK-norm, grouped heads, SwiGLU, no
-biases) and because `transformers`, vLLM and llama.cpp all load it; own code because its forward is 1.3 to 1.5 times
-slower in eager mode on a CPU (casts, copies for rotary halves, masks built per call) and offers no fused loss.
+Causal it is Qwen3: its parts are today's defaults (pre-norm RMSNorm, rotary positions, QK-norm, grouped heads, SwiGLU,
+no biases), and `transformers`, vLLM and llama.cpp all load it. Bidirectional it is EuroBERT, which has the same parts
+but for the QK-norm, so one code serves both and the export is exact; ModernBERT, the better known, would need
+LayerNorm, GeGLU, a missing first norm and a head with a layer of its own. Own code because theirs is 1.3 to 1.5 times
+slower in eager mode on a CPU (casts, copies for rotary halves, masks built per call).
 
 Suffixes of tensors: B batch, T time, D width, H query heads, G key/value heads, K head width, M MLP width, V
 vocabulary, C classes.
@@ -16,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.attention import attend, padding_apart, visible_within
 from models.spec import ModelConfig
 
 
@@ -28,26 +32,29 @@ class Norm(nn.RMSNorm):
 
 
 class Attention(nn.Module):
-    """Causal attention with grouped heads, normalised queries and keys, and rotary positions."""
+    """Attention with grouped heads, rotary positions and, when causal, normalised queries and keys."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.causal = config.attention == "causal"
         self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
         self.query = nn.Linear(config.width, config.heads * config.head_width, bias=False)
         self.key = nn.Linear(config.width, config.kv_heads * config.head_width, bias=False)
         self.value = nn.Linear(config.width, config.kv_heads * config.head_width, bias=False)
         self.out = nn.Linear(config.heads * config.head_width, config.width, bias=False)
-        self.query_norm = Norm(config.head_width, eps=config.norm_epsilon)
-        self.key_norm = Norm(config.head_width, eps=config.norm_epsilon)
+        self.query_norm = Norm(config.head_width, eps=config.norm_epsilon) if config.qk_norm else nn.Identity()
+        self.key_norm = Norm(config.head_width, eps=config.norm_epsilon) if config.qk_norm else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, rotary_2T1K: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary_2T1K: Tensor, visible_B1TT: Tensor | None) -> Tensor:
         B, T, _ = x_BTD.shape
         q_BTHK = self.query(x_BTD).view(B, T, self.heads, self.head_width)
         k_BTGK = self.key(x_BTD).view(B, T, self.kv_heads, self.head_width)
         v_BTGK = self.value(x_BTD).view(B, T, self.kv_heads, self.head_width)
         q_BTHK = rotate(self.query_norm(q_BTHK), rotary_2T1K)
         k_BTGK = rotate(self.key_norm(k_BTGK), rotary_2T1K)
-        y_BHTK = attend(q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2))
+        y_BHTK = attend(
+            q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2), self.causal, visible_B1TT
+        )
         return self.out(y_BHTK.transpose(1, 2).reshape(B, T, self.heads * self.head_width))
 
 
@@ -74,8 +81,8 @@ class Block(nn.Module):
         self.mlp_norm = Norm(config.width, eps=config.norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x_BTD: Tensor, rotary_2T1K: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary_2T1K)
+    def forward(self, x_BTD: Tensor, rotary_2T1K: Tensor, visible_B1TT: Tensor | None) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary_2T1K, visible_B1TT)
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
 
@@ -88,23 +95,35 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = Norm(config.width, eps=config.norm_epsilon)
+        self.output = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
         self.classifier = nn.Linear(config.width, config.classes) if config.classes else None
         self.register_buffer("rotary_2T1K", rotary_table(config), persistent=False)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Token ids, shape (B, T) with T <= context_length -> normalised hidden states, shape (B, T, D)."""
+    def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, lengths_B: Tensor | None = None) -> Tensor:
+        """Token ids, shape (B, T) with T <= context_length -> normalised hidden states, shape (B, T, D).
+
+        Args:
+            tokens_BT: right-padded where sequences differ in length.
+            documents_BT: numbers of the tokens' documents; given, a token sees its own document only.
+            lengths_B: tokens that are no padding; needed where padding is seen, that is, by a bidirectional model.
+        """
         T = tokens_BT.shape[1]
         if self.config.context_length < T:
             raise ValueError(f"{T} tokens do not fit the model's context of {self.config.context_length}.")
+        causal = self.config.attention == "causal"
+        if lengths_B is not None and not causal:
+            assert documents_BT is None, "windows of several documents have no padding"
+            documents_BT = padding_apart(lengths_B, T)
+        visible_B1TT = None if documents_BT is None else visible_within(documents_BT, causal)
         x_BTD = self.embedding(tokens_BT)
         rotary_2T1K = self.get_buffer("rotary_2T1K")[:, :T]
         for block in self.blocks:
-            x_BTD = block(x_BTD, rotary_2T1K)
+            x_BTD = block(x_BTD, rotary_2T1K, visible_B1TT)
         return self.norm(x_BTD)
 
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
-        """Hidden states -> next-token logits, shape (B, T, V); the output layer is the embedding."""
-        return F.linear(hidden_BTD, self.embedding.weight)
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states, shape (..., D) -> logits of the next or of the hidden token, shape (..., V)."""
+        return F.linear(hidden, self.embedding.weight if self.output is None else self.output.weight)
 
     def classify(self, hidden_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """States of right-padded sequences and their lengths -> class logits, shape (B, C), of the mean state."""
@@ -131,36 +150,19 @@ def rotate(x_BTHK: Tensor, rotary_2T1K: Tensor) -> Tensor:
     return x_BTHK * cos_T1K + x_BTHK.roll(x_BTHK.shape[-1] // 2, dims=-1) * sin_T1K
 
 
-def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
-    """Causal attention of H query heads over G shared key/value heads, shape (B, H, T, K).
-
-    On a CPU torch's flash kernel computes bf16 without the processor's bf16 units: plain matrix products take 14 ms
-    where it takes 25 (forward and backward, B 16, H 4, T 256, K 64, 2 cores). They hold all T x T weights, hence for
-    short T only.
-    """
-    B, H, T, K = q_BHTK.shape
-    G = k_BGTK.shape[1]
-    if q_BHTK.device.type != "cpu" or q_BHTK.dtype != torch.bfloat16 or T > 512:
-        return F.scaled_dot_product_attention(q_BHTK, k_BGTK, v_BGTK, is_causal=True, enable_gqa=H != G)
-    R = H // G
-    q_BGNK = q_BHTK.reshape(B, G, R * T, K) / math.sqrt(K)
-    scores_BGRTT = (q_BGNK @ k_BGTK.transpose(-1, -2)).view(B, G, R, T, T)
-    future_TT = torch.full((T, T), -torch.inf, dtype=scores_BGRTT.dtype).triu(1)
-    weights_BGRTT = (scores_BGRTT + future_TT).softmax(-1, dtype=torch.float32).to(v_BGTK.dtype)
-    return (weights_BGRTT.view(B, G, R * T, T) @ v_BGTK).view(B, H, T, K)
-
-
 def fresh(config: ModelConfig, seed: int) -> Transformer:
     """A model with initial weights that depend on nothing but the config and the seed.
 
     Normal with deviation 0.02, and 0.02 / sqrt(2 layers) for the two matrices that write to the stream (Radford et
-    al. 2019, GPT-2, section 2.3); norms are one, biases zero. Draws its own random numbers, by name, so that an added
-    head leaves all other weights as they were.
+    al. 2019, GPT-2, section 2.3); norms are one, biases zero. Draws its own random numbers, the heads' last, so that an
+    added head leaves all other weights as they were.
     """
     model = Transformer(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0].startswith("classifier")):
+        for name, parameter in sorted(
+            model.named_parameters(), key=lambda item: item[0].startswith(("output", "classifier"))
+        ):
             if parameter.ndim == 2:
                 writes = name.endswith(("attention.out.weight", "mlp.down.weight"))
                 parameter.normal_(0.0, 0.02 / math.sqrt(2 * config.layers) if writes else 0.02, generator=generator)

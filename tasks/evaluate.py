@@ -46,7 +46,7 @@ class EvaluateSettings(BaseModel):
     """Chooses the documents, resamples them, draws the samples and the untrained weights."""
 
 
-@stage(version=1, libraries=("torch", "numpy"), modules=("models.score", "models.generate", "models.checkpoint"))
+@stage(version=1, libraries=("torch", "numpy"), modules=("models.score", "models.generate", "models.saved"))
 def evaluate(
     tokens: Snapshot, tokenizer: Artifact, model: Artifact, settings: EvaluateSettings, out: Path, log: StageLog
 ) -> Metrics:
@@ -57,14 +57,15 @@ def evaluate(
 
     Raises UserError when no document is held out.
     """
-    from models.checkpoint import load_model
     from models.hardware import device
-    from models.transformer import fresh
+    from models.saved import load_model
+    from models.transformer import Transformer, fresh
 
     chosen, sequences = _choose_documents(shards_of(tokens, "heldout"), settings)
     if not sequences:
         raise UserError("There is nothing to evaluate on: hold out a larger share of documents.")
     trained = load_model(model.path).to(device())
+    assert isinstance(trained, Transformer), "what the stage pretrain wrote"
     end = end_of_text_id(tokenizer)
     before = _judge(fresh(trained.config, settings.seed).to(device()), sequences, chosen, end, settings.seed)
     log.progress(1, 2, "models")

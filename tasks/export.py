@@ -10,13 +10,15 @@ from tasks.core.store import Artifact
 from tasks.tokens.vocabulary import end_of_text_id, padding_id
 
 
-@stage(version=1, libraries=("safetensors",), modules=("models.hub", "models.checkpoint"))
+@stage(version=1, libraries=("safetensors",), modules=("models.hub", "models.saved"))
 def export(model: Artifact, tokenizer: Artifact, out: Path, log: StageLog) -> Metrics:
     """Write a Qwen3ForCausalLM folder: config, weights (float32), tokenizer, generation defaults and a model card."""
-    from models.checkpoint import load_model
     from models.hub import save_hub_model
+    from models.saved import load_model
+    from models.transformer import Transformer
 
     trained = load_model(model.path)
+    assert isinstance(trained, Transformer), "what the stage pretrain wrote"
     save_hub_model(out, trained, end_token=end_of_text_id(tokenizer), pad_token=padding_id(tokenizer))
     for path in sorted(tokenizer.path.glob("*token*.json")):
         shutil.copyfile(path, out / path.name)

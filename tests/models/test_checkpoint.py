@@ -9,14 +9,13 @@ import torch
 
 from models.checkpoint import (
     find_damage,
-    load_model,
     newest_checkpoint,
     restore_optimisation,
     restore_weights,
     save_checkpoint,
-    save_model,
 )
-from models.optim import adamw
+from models.optim import optimizer_for
+from models.saved import load_model, save_model
 from models.spec import Optimisation
 from models.transformer import Transformer, fresh
 from tests.models.shards import TINY
@@ -26,7 +25,7 @@ SETTINGS = Optimisation(learning_rate=0.1, warmup_steps=0, cooldown_steps=0)
 
 def trained(seed: int, steps: int = 2) -> tuple[Transformer, torch.optim.Optimizer]:
     model = fresh(TINY, seed)
-    optimizer = adamw(model.named_parameters(), SETTINGS)
+    optimizer = optimizer_for(model, SETTINGS)
     for _ in range(steps):
         step(model, optimizer)
     return model, optimizer
@@ -45,7 +44,7 @@ def test_a_restored_training_goes_on_bit_by_bit(tmp_path: Path) -> None:
     step(model, optimizer)
 
     other = fresh(TINY, 99)
-    other_optimizer = adamw(other.named_parameters(), SETTINGS)
+    other_optimizer = optimizer_for(other, SETTINGS)
     restore_weights(checkpoint, other)
     restore_optimisation(checkpoint, other, other_optimizer)
     again = (torch.rand(3), np.random.rand(3), random.random())
@@ -113,7 +112,7 @@ def test_a_saved_model_is_loaded_as_it_was_and_equal_models_are_equal_files(tmp_
     model, _ = trained(seed=0)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        save_model(tmp_path / name, model.config, model.state_dict())
+        save_model(tmp_path / name, model, model.state_dict())
     loaded = load_model(tmp_path / "one")
     assert loaded.config == TINY
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))

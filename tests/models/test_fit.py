@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 import torch
 
-from models.checkpoint import load_model
 from models.fit import fit
 from models.progress import read_reports
+from models.saved import load_model
 from models.spec import FitSpec, Machine, StartingPoint
 from models.start import initial_model
 from tests.models.shards import examples_spec, file_bytes, stream_spec

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from models.data import Examples
 from models.generate import continue_tokens
-from models.score import document_bits, predicted_classes
+from models.score import document_bits, masked_bits, predicted_classes
 from models.transformer import fresh
 from tests.models.shards import TINY, VOCABULARY, examples_spec
 
@@ -36,6 +36,32 @@ def test_long_documents_are_counted_token_by_token() -> None:
             parameter.zero_()  # every token is equally likely: 6 bits of 64
     documents = [np.arange(size) % VOCABULARY for size in (1, 15, 16, 17, 24, 25, 100)]
     np.testing.assert_allclose(document_bits(model, documents, first=0), [6.0 * d.size for d in documents], rtol=1e-6)
+
+
+def test_hidden_tokens_are_asked_in_their_place_and_counted_once() -> None:
+    model = fresh(TINY.model_copy(update={"attention": "bidirectional"}), 0)
+    document = np.array([5, 6, 7, 8, 9, 10, 11, 12])
+    for rate, count in ((0.15, 1), (0.99, 8)):
+        bits, counts = masked_bits(model, [document], mask_token=2, rate=rate)
+        assert counts.tolist() == [count]
+    with torch.no_grad():  # all are hidden: the model sees masks alone
+        logits_TV = model.logits(model(torch.full((1, 8), 2)))[0]
+        expected = F.cross_entropy(logits_TV, torch.from_numpy(document), reduction="sum") / np.log(2)
+    np.testing.assert_allclose(bits, [float(expected)], rtol=1e-5)
+
+
+def test_which_tokens_are_hidden_hangs_on_seed_and_place_alone() -> None:
+    model = fresh(TINY.model_copy(update={"attention": "bidirectional"}), 0)
+    documents = [np.arange(size) % VOCABULARY for size in (3, 16, 17, 100, 1)]
+    bits, counts = masked_bits(model, documents, mask_token=2, rate=0.25)
+    assert counts.tolist() == [1, 4, 5, 25, 1]
+    for batch in (1, 3):
+        again, _ = masked_bits(model, documents, mask_token=2, rate=0.25, batch=batch)
+        np.testing.assert_allclose(again, bits, rtol=1e-5)
+    fewer, _ = masked_bits(model, documents[:3], mask_token=2, rate=0.25)
+    np.testing.assert_allclose(fewer, bits[:3], rtol=1e-5)
+    other, _ = masked_bits(model, documents, mask_token=2, rate=0.25, seed=1)
+    assert (other[:4] != bits[:4]).all()
 
 
 def test_a_batch_does_not_change_a_class(tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from models.attention import attend, visible_within
 from models.spec import ModelConfig
-from models.transformer import attend, fresh
+from models.transformer import fresh
 from tests.models.shards import TINY, VOCABULARY
 
 
@@ -64,8 +67,49 @@ def test_sizes_follow_from_few_numbers() -> None:
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_the_cpus_short_cut_is_the_same_attention(kv_heads: int) -> None:
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("documents", [False, True])
+def test_the_cpus_short_cut_is_the_same_attention(kv_heads: int, causal: bool, documents: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, heads, 24, 16, generator=generator) for heads in (4, kv_heads, kv_heads))
-    short_cut = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
-    torch.testing.assert_close(short_cut.float(), attend(q, k, v), atol=0.03, rtol=0.03)
+    visible = visible_within(torch.tensor([[0] * 9 + [1] * 15, [0] * 24]), causal) if documents else None
+    short_cut = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), causal, visible)
+    torch.testing.assert_close(short_cut.float(), attend(q, k, v, causal, visible), atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_one_document_is_no_mask_at_all(causal: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 24, 16, generator=generator) for heads in (4, 2, 2))
+    visible = visible_within(torch.zeros(2, 24, dtype=torch.int64), causal)
+    torch.testing.assert_close(attend(q, k, v, causal, visible), attend(q, k, v, causal))
+
+
+@settings(max_examples=30)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4), causal=st.booleans())
+def test_documents_of_a_window_are_computed_as_if_alone(sizes: list[int], causal: bool) -> None:
+    """Positions need not restart: rotary attention knows differences only."""
+    config = TINY.model_copy(
+        update={"attention": "causal" if causal else "bidirectional", "context_length": 40, "tied": False}
+    )
+    model = fresh(config, 0)
+    documents = [torch.randint(0, VOCABULARY, (1, size)) for size in sizes]
+    numbers_1T = torch.cat([torch.full((1, size), number) for number, size in enumerate(sizes)], dim=1)
+    with torch.no_grad():
+        together = model.logits(model(torch.cat(documents, dim=1), numbers_1T))
+        alone = torch.cat([model.logits(model(document)) for document in documents], dim=1)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_a_bidirectional_model_sees_both_ways() -> None:
+    model = fresh(TINY.model_copy(update={"attention": "bidirectional"}), 0)
+    tokens_BT = torch.randint(0, VOCABULARY, (1, 16), generator=torch.Generator().manual_seed(1))
+    changed_BT = tokens_BT.clone()
+    changed_BT[:, 9] = (changed_BT[:, 9] + 1) % VOCABULARY
+    assert ((model(tokens_BT) - model(changed_BT)).abs().amax(dim=2) > 0).all()
+
+
+def test_an_output_layer_of_its_own_leaves_all_other_first_weights_alone() -> None:
+    tied, untied = fresh(TINY, 4).state_dict(), fresh(TINY.model_copy(update={"tied": False}), 4).state_dict()
+    assert untied.keys() - tied.keys() == {"output.weight"}
+    assert all(torch.equal(tied[name], untied[name]) for name in tied)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import load_model
+from models.saved import load_model
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
 from tasks.export import export

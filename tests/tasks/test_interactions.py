@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.data import Windows
+from models.windows import Windows
 from tasks.core.batches import Batches
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog
@@ -213,7 +213,7 @@ def test_shards_are_one_stream_of_windows_however_they_are_cut(tmp_path: Path, s
     together = [
         token for table in shards(tmp_path, "train-*") for tokens in table["tokens"].to_pylist() for token in tokens
     ]
-    assert windows.read(0).tolist() == together[:9]
+    assert windows.read([0])[0].tolist() == together[:9]
     assert {token for token in together if token} <= set(range(FIRST_ITEM, FIRST_ITEM + 11))
     assert list(histories(tmp_path, "train-*")) == [
         f"u{user}" for user in range(40) if f"u{user}" not in histories(tmp_path, "heldout-*")

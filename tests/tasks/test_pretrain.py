@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from models.checkpoint import load_config
+from models.folder import load_config
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
@@ -36,7 +36,7 @@ def test_it_trains_in_a_process_of_its_own_and_reports_every_step(small: Small, 
 
 
 def test_the_counted_weights_are_the_models(model: Artifact) -> None:
-    from models.checkpoint import load_model
+    from models.saved import load_model
 
     trained = load_model(model.path)
     assert weights_in(trained.config) == sum(parameter.numel() for parameter in trained.parameters())
