@@ -4,7 +4,7 @@ Windows are cut from one stream over all documents of a source: no token is drop
 padding; the price is that a window may begin inside a document (Brown et al. 2020 pack alike).
 
 Where the tokens of a window lie is known from the *runs* (models/runs.py). 16 windows of 1,024 tokens cost 0.1 ms to
-read, and 0.3 ms more where their documents are asked for; a shard is mapped when it is first read.
+read, and 0.2 ms more where their documents are asked for; a shard is mapped when it is first read.
 """
 
 from __future__ import annotations

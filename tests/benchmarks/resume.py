@@ -4,12 +4,13 @@
 
 10^9 windows of 256 tokens are 512 GB of uint16. They are laid out in two ways, without writing them: as *one file*
 whose tokens are a hole of a sparse file and whose record batches are nearly as large as Arrow's list offsets allow
-(2^30 tokens); and as *many shards* like those of the tokenize stage (8 record batches of a million tokens each), here one
-such shard on disk that the training names 32,000 times. Bytes of a hole cost no reading and the file system's cache is
-warm, so the figures are of our own work, not of a disk. Each run is a process of its own; what is measured begins after
-the imports: `Steps(spec)`, then the batch of a random step of the third epoch. The first process to open many shards keeps
-in the training's folder what it found (models/runs.py): "first" is that process, "resumed" any later one. Memory is
-what the process holds more than before, pages of mapped files apart, which the kernel takes back when it wants.
+(2^30 tokens); and as *many shards* like those of the tokenize stage (8 record batches of a million tokens each), here
+one such shard on disk that the training names 32,000 times. Bytes of a hole cost no reading and the file system's cache
+is warm, so the figures are of our own work, not of a disk. Each run is a process of its own; what is measured begins
+after the imports: `Steps(spec)`, then the batch of a random step of the third epoch. The first process to open many
+shards keeps in the training's folder what it found (models/runs.py): "first" is that process, "resumed" any later one.
+Memory is what the process holds more than before, pages of mapped files apart, which the kernel takes back when it
+wants.
 
 The goals are of the resumed training. Exits with 1 where one is missed.
 """

@@ -58,7 +58,7 @@ def test_targets_are_the_next_tokens(tmp_path: Path) -> None:
     assert torch.equal(batch.tokens_BT[:, 1:], batch.targets[:, :-1])
 
 
-@pytest.mark.parametrize("make", [stream_spec, examples_spec, masked_spec])
+@pytest.mark.parametrize("make", [examples_spec, masked_spec])
 def test_any_number_of_workers_reads_the_same_batches(tmp_path: Path, make: Callable[..., FitSpec]) -> None:
     batches = Steps(make(tmp_path))
     alone = list(batches.loader(5, 12))
