@@ -2,8 +2,8 @@
 
 There is one run a record batch where all documents are taken, else one for each group of neighbouring documents of the
 source. A run costs 40 bytes, nothing grows with tokens. Opening looks at each record batch's description (0.19 ms a
-shard of eight), and at every document's source only where one source is asked for. A range for every document instead
-would cost 12 bytes for some 2,000 of text: 6 GB of memory for a terabyte.
+shard of eight), and at every document's source only where one source is asked for (0.3 s more, since pyarrow then
+imports pandas). A range for every document instead would cost 12 bytes for some 2,000 of text: 6 GB for a terabyte.
 
 A terabyte in the shards of the tokenize stage is 30,000 files, 6 s to open. What was found in many shards is therefore
 kept in a file, mapped when it is used: then the next process looks at their sizes and times of change alone (0.2 s),
@@ -140,6 +140,5 @@ def _stretches(
 def _neighbours(sources: pa.Array, only: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First rows of the groups of neighbours that are of the source, and the rows after their last."""
     chosen = pc.indices_nonzero(pc.equal(sources, only))
-    # Not to_numpy(): its first call imports pandas, 0.3 s and 26 MB.
     rows = np.frombuffer(chosen.buffers()[1], np.uint64, len(chosen)).astype(np.int64)
     return rows[np.diff(rows, prepend=-2) > 1], rows[np.diff(rows, append=len(sources) + 1) > 1] + 1
