@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from models.spec import HubModel, ModelConfig
 
 Attention = Literal["causal", "bidirectional"]
@@ -25,11 +23,11 @@ _PLAIN: dict[str, dict[str, object]] = {
 }
 """Options that our transformer does not have, by the value that does without them (which is also their default)."""
 
+OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
+"""Whose first position is the one after the padding id, which leaves so many fewer."""
+
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 """Where architectures say how many positions they have."""
-
-_OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
-"""Whose first position is the one after the padding id, which leaves so many fewer."""
 
 _UNLIMITED = 1 << 30
 """Tokens; for architectures without a table of positions."""
@@ -51,8 +49,8 @@ def load_config(folder: Path, attention: Attention | None = None) -> ModelConfig
         described = json.loads(path.read_bytes())
         if "model_type" not in described:
             return ModelConfig.model_validate(described)
-    except (ValueError, TypeError, ValidationError) as error:
-        raise ValueError(f"{path} describes no model: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} describes no model: {' '.join(str(error).split())}") from error
     serves = attention or _said(described)
     if serves is None:
         raise ValueError(
@@ -156,7 +154,7 @@ def _foreign_config(folder: Path, described: Mapping[str, Any], attention: Atten
     if "vocab_size" not in described or described.get("is_encoder_decoder"):
         raise ValueError(f"The {described['model_type']} in {folder} is no model of one sequence of tokens.")
     context = next((described[name] for name in _CONTEXT if described.get(name)), _UNLIMITED)
-    if described["model_type"] in _OFFSET_POSITIONS:
+    if described["model_type"] in OFFSET_POSITIONS:
         context -= described.get("pad_token_id", 1) + 1
     return HubModel(
         architecture=described["model_type"],

@@ -2,7 +2,7 @@
 
 For continued pre-training of what the world has published. Architectures that our transformer equals do not come here
 (models/folder.py): it computes the same, faster. The price of taking any: the head is theirs and not ours to split, so
-masked models compute the logits of every token and not of the hidden 15 in 100 only.
+masked models compute the logits of every token and not of the hidden 15 in 100 only (see models/objectives.py).
 
 Dropout stays off, whatever the config says: a batch gives the same gradient on any number of devices and after any
 resume, and pre-training reads too little twice to over-fit (Geiping and Goldstein 2022, "Cramming", section 4.3).
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from models.folder import load_config
+from models.attention import padding_apart, positions_within, visible_within
+from models.folder import OFFSET_POSITIONS, load_config
 from models.spec import HubModel
 from models.transformer import Transformer
 
@@ -40,15 +41,20 @@ class Foreign(nn.Module):
         self.register_load_state_dict_pre_hook(_with_twins)
 
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, lengths_B: Tensor | None = None) -> Tensor:
-        """Token ids, shape (B, T) -> logits, shape (B, T, V), in the place of our model's hidden states."""
+        """Token ids, shape (B, T) -> logits, shape (B, T, V), in the place of our model's hidden states.
+
+        Arguments as of our Transformer; not every architecture can keep documents apart (`keeps_documents_apart`).
+        """
+        causal = self.config.attention == "causal"
+        options: dict[str, Any] = {"use_cache": False} if causal else {}
         if documents_BT is not None:
-            raise ValueError(
-                f"A {self.config.architecture} cannot be told where documents end: set document_mask to false."
-            )
-        options: dict[str, Any] = {"use_cache": False} if self.config.attention == "causal" else {}
-        if lengths_B is not None:
-            positions_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-            options["attention_mask"] = (positions_T < lengths_B[:, None]).long()
+            options["attention_mask"] = visible_within(documents_BT, causal)
+            first = 0
+            if self.config.architecture in OFFSET_POSITIONS:
+                first = self.hub.config.pad_token_id + 1
+            options["position_ids"] = first + positions_within(documents_BT)
+        elif lengths_B is not None:
+            options["attention_mask"] = 1 - padding_apart(lengths_B, tokens_BT.shape[1])
         return self.hub(input_ids=tokens_BT, **options).logits
 
     def train(self, mode: bool = True) -> Self:
@@ -60,6 +66,27 @@ class Foreign(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """What `forward` gave: the head has been passed already."""
         return hidden
+
+    def keeps_documents_apart(self) -> bool:
+        """Whether documents that share a window of context_length tokens get the logits that they have alone.
+
+        Tried, not looked up: layers of local attention lose their width under a mask, some architectures have no
+        position ids. Costs two passes over one window.
+        """
+        T = self.config.context_length
+        device = next(self.parameters()).device
+        tokens_1T = torch.arange(T, device=device)[None] % self.config.vocabulary
+        padding = self.hub.config.pad_token_id  # has no place of its own in some architectures
+        tokens_1T[tokens_1T == (-1 if padding is None else padding)] = self.config.vocabulary // 2
+        cut = max(1, T // 8)
+        documents_1T = (torch.arange(T, device=device) >= cut).long()[None]
+        try:
+            with torch.inference_mode():
+                together_1TV = self(tokens_1T, documents_1T)
+                alone_1TV = torch.cat((self(tokens_1T[:, :cut]), self(tokens_1T[:, cut:])), dim=1)
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            return False
+        return torch.allclose(together_1TV, alone_1TV, rtol=1e-3, atol=1e-4)
 
 
 Model = Transformer | Foreign
@@ -112,6 +139,7 @@ def save_foreign(folder: Path, model: Foreign, weights: dict[str, Tensor]) -> No
         weights: as in its state_dict; perhaps gathered from several devices.
     """
     inner = {name.removeprefix("hub."): weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    _without_bars()
     model.hub.save_pretrained(folder, state_dict=inner)
 
 
@@ -122,6 +150,7 @@ def _auto_class(config: HubModel) -> Any:
 
 
 def _from_folder(folder: Path, config: HubModel) -> tuple[PreTrainedModel, dict[str, Any]]:
+    _without_bars()
     try:
         return _auto_class(config).from_pretrained(
             folder,
@@ -137,6 +166,13 @@ def _from_folder(folder: Path, config: HubModel) -> tuple[PreTrainedModel, dict[
         raise ValueError(
             f"The {config.architecture} in {folder} cannot be trained on {objective} tokens: {reason}"
         ) from error
+
+
+def _without_bars() -> None:
+    """A training's stderr is for sentences."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _sees_later_tokens(model: Foreign) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.foreign import Model, empty_foreign, load_foreign
 from models.saved import load_model
-from models.spec import FitSpec, HubModel, ModelConfig
+from models.spec import FitSpec, HubModel, ModelConfig, TokenStream
 from models.transformer import Transformer, fresh
 
 
@@ -27,7 +27,15 @@ def _hub_model(spec: FitSpec, config: HubModel) -> Model:
         raise ValueError(f"A {config.architecture} has no fresh weights here: name the folder of one to start from.")
     if spec.trained == "head":
         raise ValueError(f"A {config.architecture} has no classification head here: train all of it.")
-    return (empty_foreign if spec.start.trunk else load_foreign)(spec.start.folder, config)
+    if spec.start.trunk:
+        return empty_foreign(spec.start.folder, config)
+    model = load_foreign(spec.start.folder, config)
+    if isinstance(spec.data, TokenStream) and spec.data.document_mask and not model.keeps_documents_apart():
+        raise ValueError(
+            f"A {config.architecture} cannot keep the documents of a window of {config.context_length} tokens apart: "
+            "set document_mask to false."
+        )
+    return model
 
 
 def _our_model(spec: FitSpec, config: ModelConfig) -> Model:

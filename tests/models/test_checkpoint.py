@@ -15,7 +15,6 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.optim import optimizer_for
-from models.saved import load_model, save_model
 from models.spec import Optimisation
 from models.transformer import Transformer, fresh
 from tests.models.shards import TINY
@@ -106,15 +105,3 @@ def test_an_unreadable_manifest_is_damage(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path, 1, *trained(seed=0))
     (checkpoint.path / "manifest.json").write_text("[1, 2")
     assert "cannot be read" in (find_damage(checkpoint.path) or "")
-
-
-def test_a_saved_model_is_loaded_as_it_was_and_equal_models_are_equal_files(tmp_path: Path) -> None:
-    model, _ = trained(seed=0)
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        save_model(tmp_path / name, model, model.state_dict())
-    loaded = load_model(tmp_path / "one")
-    assert loaded.config == TINY
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
-    for file in ("config.json", "model.safetensors"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.data import Batch
+from models.fit import fit
 from models.folder import load_config
 from models.foreign import Foreign, empty_foreign, load_foreign
 from models.generate import continue_tokens
@@ -21,7 +22,7 @@ from models.score import document_bits, masked_bits
 from models.spec import FitSpec, HubModel, MaskedToken, ModelConfig, StartingPoint
 from models.start import initial_model
 from models.transformer import Transformer
-from tests.models.shards import stream_spec
+from tests.models.shards import file_bytes, stream_spec
 
 VOCABULARY, T = 64, 16
 
@@ -102,7 +103,32 @@ def qwen3() -> Any:
     )
 
 
-CAUSAL, MASKED = (gpt2, llama), (bert, modernbert)
+def roberta() -> Any:
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    return RobertaForMaskedLM(
+        RobertaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=T + 2,
+            pad_token_id=1,
+        )
+    )
+
+
+CAUSAL, MASKED = (gpt2, llama), (bert, modernbert, roberta)
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_torch() -> Iterator[None]:
+    """`fit` sets them for its process."""
+    threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(exact)
 
 
 def write(make: Callable[[], Any], folder: Path) -> Any:
@@ -204,6 +230,27 @@ def test_padding_is_told_to_them(tmp_path: Path) -> None:
     torch.testing.assert_close(ours_BTV, their_logits(theirs, tokens_BT), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("make", [*CAUSAL, *MASKED])
+def test_documents_of_a_window_are_computed_as_if_alone(make: Callable[[], Any], tmp_path: Path) -> None:
+    theirs = write(make, tmp_path)
+    model = load_model(tmp_path)
+    assert isinstance(model, Foreign) and model.keeps_documents_apart()
+    tokens_1T = torch.randint(3, VOCABULARY, (1, T))
+    with torch.no_grad():
+        together = model(tokens_1T, torch.tensor([[0] * 5 + [1] * 8 + [2] * 3]))
+    alone = torch.cat([their_logits(theirs, document) for document in tokens_1T.split([5, 8, 3], dim=1)], dim=1)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_a_model_that_would_mix_documents_is_refused(tmp_path: Path) -> None:
+    write(modernbert, tmp_path / "given")
+    changed(tmp_path / "given", local_attention=8, sliding_window=8)
+    spec = spec_for(tmp_path / "given", tmp_path)
+    initial_model(spec)
+    with pytest.raises(ValueError, match=f"documents of a window of {T} tokens apart: set document_mask to false"):
+        initial_model(spec.model_copy(update={"data": spec.data.model_copy(update={"document_mask": True})}))
+
+
 def test_they_are_scored_and_sampled_as_ours(tmp_path: Path) -> None:
     write(gpt2, tmp_path / "gpt2")
     write(bert, tmp_path / "bert")
@@ -216,6 +263,16 @@ def test_they_are_scored_and_sampled_as_ours(tmp_path: Path) -> None:
     np.testing.assert_allclose(bits, masked_bits(masked, documents, mask_token=2, batch=1)[0], rtol=1e-5)
     assert counts.tolist() == [1, 1, 5]
     assert len(continue_tokens(causal, [0, 5], end_token=VOCABULARY, count=20, seed=1)) == 20
+
+
+def test_continued_pre_training_stopped_anywhere_ends_in_the_same_bits(tmp_path: Path) -> None:
+    write(gpt2, tmp_path / "given")
+    whole, parts = (spec_for(tmp_path / "given", tmp_path / name) for name in ("whole", "parts"))
+    assert fit(whole).finished
+    stops = iter([False] * 6)
+    assert not fit(parts, stop=lambda: next(stops, True)).finished
+    assert fit(parts).first_step == 7
+    assert file_bytes(parts.out) == file_bytes(whole.out)
 
 
 def test_a_qwen3_becomes_our_own_transformer_of_any_window(tmp_path: Path) -> None:
@@ -279,6 +336,19 @@ def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:
     assert isinstance(config, HubModel)
     assert "cannot be trained" in refusal(tmp_path, config)
     assert not ran.exists()
+
+
+def test_what_is_no_model_is_named_in_a_sentence(tmp_path: Path) -> None:
+    for content, message in (
+        ("{", "describes no model"),
+        ('{"layers": -1}', "describes no model"),
+        ('{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}', "neither a causal nor a masked"),
+        ('{"model_type": "clip", "architectures": ["OwnForCausalLM"]}', "no model of one sequence of tokens"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=message) as caught:
+            load_config(tmp_path)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_body_without_its_head_is_refused(tmp_path: Path) -> None:

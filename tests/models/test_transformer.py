@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.attention import attend, visible_within
+from models.attention import attend, positions_within, visible_within
 from models.spec import ModelConfig
 from models.transformer import fresh
 from tests.models.shards import TINY, VOCABULARY
@@ -83,6 +83,12 @@ def test_one_document_is_no_mask_at_all(causal: bool) -> None:
     q, k, v = (torch.randn(2, heads, 24, 16, generator=generator) for heads in (4, 2, 2))
     visible = visible_within(torch.zeros(2, 24, dtype=torch.int64), causal)
     torch.testing.assert_close(attend(q, k, v, causal, visible), attend(q, k, v, causal))
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_places_begin_anew_in_each_document(sizes: list[int]) -> None:
+    numbers_1T = torch.cat([torch.full((1, size), 3 + number) for number, size in enumerate(sizes)], dim=1)
+    assert positions_within(numbers_1T)[0].tolist() == [place for size in sizes for place in range(size)]
 
 
 @settings(max_examples=30)
