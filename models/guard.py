@@ -1,10 +1,10 @@
 """Tells a spike from a step: whether loss or gradient norm stand so far above the last steps' that the weights must
 not follow.
 
-As OLMo 2 (OLMo et al. 2024, section 3.2, and its trainer's skip-step optimizer: 6 deviations over 128 steps, from half
-a window on). Other than there a skipped step does not enter the window, so that a burst of bad batches cannot widen
-what counts as usual; and a level that has changed for good is accepted after `PATIENCE` skips. Costs 20 microseconds a
-step and 256 numbers of state.
+The rule is that of OLMo-core's skip-step optimizer: 6 deviations over 128 steps, from half a window on. Other than
+there a skipped step does not enter the window, so that a burst of bad batches cannot widen what counts as usual; and a
+level that has changed for good is accepted after `PATIENCE` skips. Costs 40 microseconds a step and 256 numbers of
+state.
 """
 
 from __future__ import annotations

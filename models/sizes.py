@@ -15,6 +15,10 @@ from typing import Literal, NamedTuple
 
 from models.spec import ModelConfig
 
+HIGHEST_RATE = 2.0**-7
+"""Of what is derived: for a small model of many tokens the law goes on to rates at which it would diverge (2 layers of
+width 128 and 10^9 tokens: 0.1)."""
+
 
 class Size(NamedTuple):
     """The few numbers from which a standard model follows."""
@@ -109,6 +113,12 @@ class Derived:
 def derived(model: ModelConfig, tokens: int | None = None, batch: int | None = None) -> Derived:
     """Settings for that model and that many tokens; what is given is kept, and the rest fits it.
 
+    Batch and rate: Li et al. 2025, "Predictable Scale: Part I, Step Law" (arXiv 2503.04715). Muon takes AdamW's rate
+    and decay (Liu et al. 2025, "Muon is Scalable for LLM Training"). Tokens without a budget: Hoffmann et al. 2022.
+    Warm-up: Porian et al. 2024, "Resolving Discrepancies in Compute-Optimal Scaling of Language Models". Cooldown:
+    Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations". Weight decay has
+    laws too (Bergsma et al. 2025, "Power Lines"), but fitted with rates of another rule than Step Law's.
+
     The same numbers on every machine: powers are rounded to two digits. Raises ValueError for a number below one.
     """
     for name, given in (("tokens", tokens), ("batch", batch)):
@@ -117,7 +127,7 @@ def derived(model: ModelConfig, tokens: int | None = None, batch: int | None = N
     because: dict[str, str] = {}
     weights, hidden, T = all_weights(model), hidden_weights(model), model.context_length
 
-    because["tokens"] = "as asked" if tokens else f"20 a weight of {weights:,} (Hoffmann et al. 2022, section 3)"
+    because["tokens"] = "as asked" if tokens else f"20 a weight of {weights:,} (Hoffmann et al. 2022, Chinchilla)"
     tokens = tokens or 20 * weights
 
     best = 0.58 * tokens**0.571
@@ -134,18 +144,18 @@ def derived(model: ModelConfig, tokens: int | None = None, batch: int | None = N
     rate = 1.79 * hidden**-0.713 * tokens**0.307
     because["learning_rate"] = f"1.79 N^-0.713 D^0.307 (Step Law, for N = {hidden:,} hidden weights)"
     if rate > HIGHEST_RATE:
-        because["learning_rate"] += f", but at most {HIGHEST_RATE:.2g}, the largest rate that it was fitted on"
-    because["weight_decay"] = "0.1, as in the trainings that Step Law was fitted on"
+        because["learning_rate"] += f", but at most {HIGHEST_RATE:.2g}"
+    because["weight_decay"] = "0.1 for every size, as GPT-3 (Brown et al. 2020, appendix B)"
 
     tenth, porian = steps // 10, round(weights / (batch * T))
     warmup_steps = max(1, min(tenth, porian))
     because["warmup_steps"] = (
         "a tenth of the steps, since one token a weight (Porian et al. 2024) would be more"
         if porian > tenth
-        else "one token a weight (Porian et al. 2024, section 3.2)"
+        else "one token a weight (Porian et al. 2024)"
     )
     cooldown_steps = round(0.2 * steps)
-    because["cooldown_steps"] = "a fifth of the steps (Hägele et al. 2024, section 4)"
+    because["cooldown_steps"] = "a fifth of the steps (Hägele et al. 2024)"
     if model.attention == "bidirectional":
         for name in ("batch", "learning_rate"):
             because[name] += "; a law of next-token models, taken over for want of one for masked tokens"
@@ -159,10 +169,6 @@ def derived(model: ModelConfig, tokens: int | None = None, batch: int | None = N
         cooldown_steps=cooldown_steps,
         because=because,
     )
-
-
-HIGHEST_RATE = 2.0**-7
-"""The largest that Step Law's trainings tried; small models of many tokens would get rates at which they diverge."""
 
 
 def _two_digits(value: float) -> float:

@@ -3,12 +3,16 @@
 import json
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.fit import fit
 from models.guard import FEWEST, PATIENCE, WINDOW, SpikeGuard
+from models.progress import read_reports
+from tests.models.shards import stream_spec
 
 
 def usual(count: int, seed: int = 0, level: float = 3.0) -> list[tuple[float, float]]:
@@ -78,6 +82,12 @@ def test_alike_steps_differ_by_no_more_than_rounding() -> None:
 
 def test_a_falling_loss_and_a_slowly_rising_norm_are_never_skipped() -> None:
     watching([(2.0 + 7.0 * 0.99**step, 0.1 + 0.001 * step) for step in range(2000)])
+
+
+def test_a_sound_training_is_never_skipped(tmp_path: Path) -> None:
+    spec = stream_spec(tmp_path, steps=150)
+    assert fit(spec).finished
+    watching([(report.loss, report.grad_norm) for report, _ in read_reports(spec.work / "progress.jsonl")])
 
 
 def test_what_is_not_a_number_is_not_its_business() -> None:

@@ -8,14 +8,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from models.checkpoint import restore_optimisation, restore_weights, save_checkpoint
 from models.fit import fit
 from models.optim import hidden_matrices, learning_rate, optimizer_for, orthogonalise
 from models.progress import read_reports
 from models.spec import Optimisation
-from models.transformer import fresh
+from models.transformer import Transformer, fresh
 from tests.models.shards import TINY, stream_spec
 
 
@@ -251,3 +254,35 @@ def test_muon_learns_a_language_under_lightning(tmp_path: Path) -> None:
     losses = [report.loss for report, _ in read_reports(spec.work / "progress.jsonl")]
     assert losses[0] > 4.1  # ln 64 = 4.16
     assert losses[-1] < 1.5
+
+
+def three_steps(model: Transformer) -> None:
+    optimizer = optimizer_for(model, MUON)
+    for step in range(3):
+        tokens = torch.randint(TINY.vocabulary, (4, 16), generator=torch.Generator().manual_seed(step))
+        (model(tokens) * torch.linspace(0, 1, TINY.width)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def train_in_two_parts(rank: int, folder: Path) -> None:
+    """One of two processes that hold half of every weight each; the first writes down what the whole became."""
+    torch.set_num_threads(1)
+    meeting = torch.distributed.FileStore(str(folder / "meeting"), 2)
+    torch.distributed.init_process_group("gloo", store=meeting, rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    model = fresh(TINY, 0)
+    for part in (*model.blocks, model):
+        fully_shard(part, mesh=mesh)
+    three_steps(model)
+    whole = {name: value.full_tensor() for name, value in model.state_dict().items()}
+    if rank == 0:
+        save_file(whole, folder / "whole.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+def test_muon_of_a_sharded_model_is_muon_of_the_whole_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(train_in_two_parts, (tmp_path,), nprocs=2)
+    model = fresh(TINY, 0)
+    three_steps(model)
+    assert same(load_file(tmp_path / "whole.safetensors"), weights(model))
