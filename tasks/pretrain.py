@@ -1,7 +1,7 @@
 """Teaches a model the language of the corpus over the tokenized shards: a new one, one from elsewhere, or last night's.
 
 Night after night the trunk goes on at a constant rate, and what leaves the house is a short branch off it with a
-falling rate (Hu et al. 2024, "MiniCPM", section 4: a trunk can be continued with new data where a finished schedule
+falling rate (Hu et al. 2024, "MiniCPM": a trunk can be continued with new data where a finished schedule
 cannot). A night then costs the tokens of that night, whatever was learnt before.
 """
 

@@ -83,9 +83,9 @@ class PretrainSettings(BaseModel):
     continues: bool = True
     """Whether a later night goes on with the trunk of the night before instead of starting anew."""
     replay: float = Field(default=0.25, ge=0, lt=1)
-    """Share of documents of earlier nights in such a night. 5 % keep a model from forgetting a weak shift, a strong one
-    needs up to 50 % (Ibrahim et al. 2024, "Simple and Scalable Strategies to Continually Pre-train Large Language
-    Models", section 6.1)."""
+    """Share of documents of earlier nights in such a night. 5 % kept a model from forgetting after a weak shift, 25 %
+    after a strong one (Ibrahim et al. 2024, "Simple and Scalable Strategies to Continually Pre-train Large Language
+    Models")."""
 
     tokens: int | None = Field(default=None, gt=0)
     """Tokens to learn from tonight, repetitions counted. None = 20 a weight."""
