@@ -23,9 +23,9 @@ from tasks.finetune import FinetuneSettings
 from tasks.images import ImagesSettings
 from tasks.ingest import IngestSettings
 from tasks.interactions import InteractionsSettings
-from tasks.pretrain import PretrainSettings
 from tasks.tokenize import TokenizeSettings
 from tasks.tokenizer import TokenizerSettings
+from tasks.training.settings import PretrainSettings
 
 SHIPPED = Path(__file__).resolve().parent.parent / "deployments"
 

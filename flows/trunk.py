@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 from tasks.core.stage import Call, context
 from tasks.core.store import Artifact, KeyRecord, find_damage
-from tasks.pretrain import TRUNK_SETTINGS, PretrainSettings, pretrain
+from tasks.pretrain import pretrain
 from tasks.snapshot import Snapshot
-from tasks.starting import TRUNK, partitions_of
+from tasks.training.settings import TRUNK_SETTINGS, PretrainSettings
+from tasks.training.starting import TRUNK, partitions_of
 
 
 def find_trunk(tokens: Snapshot, tokenizer: Artifact, settings: PretrainSettings) -> Artifact | None:

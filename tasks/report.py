@@ -20,10 +20,10 @@ from tasks.core.lineage import Graph, Node, ancestors, beside
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact, Reference
 from tasks.documents import document_files
-from tasks.incidents import read_incidents, told
 from tasks.pages.charts import accuracies_of, bits_of, losses_of
 from tasks.pages.layout import BOX_HEIGHT, BOX_WIDTH, draw
 from tasks.snapshot import Snapshot, snapshot_digest
+from tasks.training.incidents import read_incidents, told
 
 TEMPLATES = Path(__file__).parent / "pages" / "templates"
 FILES_SHOWN = 12

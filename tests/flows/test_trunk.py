@@ -14,7 +14,8 @@ from flows.trunk import find_trunk
 from tasks.core.run import Outcome
 from tasks.core.stage import Call, context
 from tasks.core.store import Artifact, Reference, Store, write_run_record
-from tasks.pretrain import PretrainSettings, pretrain
+from tasks.pretrain import pretrain
+from tasks.training.settings import PretrainSettings
 from tests.plain import PlainRun
 from tests.prose import write_prose
 

@@ -99,8 +99,9 @@ def masked_model(wordpiece: Small, tmp_path_factory: pytest.TempPathFactory) -> 
 def _model(small: Small, root: Path, objective: Literal["next_token", "masked_token"]) -> Artifact:
     from models.fit import fit
     from models.spec import FitSpec, Machine, Optimisation, Source, TokenStream
-    from tasks.pretrain import PretrainSettings, objective_of, shape
+    from tasks.pretrain import objective_of, shape
     from tasks.snapshot import shards_of, snapshot_digest
+    from tasks.training.settings import PretrainSettings
 
     settings = PretrainSettings(layers=2, width=32, heads=2, kv_heads=1, context_length=32, objective=objective)
     tokens = (small.tokens,)

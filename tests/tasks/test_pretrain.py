@@ -13,16 +13,16 @@ from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
 from tasks.pretrain import (
-    PretrainSettings,
     mean_last_loss,
     objective_of,
     order_seed,
     pretrain,
-    schedule,
     shape,
     vocabulary_size,
     weights_in,
 )
+from tasks.training.schedule import schedule
+from tasks.training.settings import PretrainSettings
 from tests.tasks.conftest import HeardLog, Small
 
 TINY = PretrainSettings(

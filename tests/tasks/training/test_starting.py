@@ -12,8 +12,9 @@ from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
 from tasks.evaluate import EvaluateSettings, evaluate
 from tasks.export import export
-from tasks.pretrain import PretrainSettings, pretrain, shape
-from tasks.starting import fingerprints
+from tasks.pretrain import pretrain, shape
+from tasks.training.settings import PretrainSettings
+from tasks.training.starting import fingerprints
 from tests.tasks.conftest import HeardLog, Small
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.spec import Source
 from tasks.core.errors import UserError
-from tasks.mixing import REPEATS, count_tokens, mix
+from tasks.training.mixing import REPEATS, count_tokens, mix
 
 
 def shard(path: Path, documents: list[tuple[str, int]]) -> Path:

@@ -1,6 +1,6 @@
 """Which documents a training reads, and in what shares: the recipe's mixture, and of later nights new ones and old.
 
-Costs a look at the lengths of all documents, and only where a mixture names sources (0.1 s a million documents).
+Costs a look at the lengths of all documents, and only where a mixture names sources (25 ms a million documents).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.core.errors import UserError
 
 REPEATS = 4
 """How often new documents are read at most, in place of old ones: up to four epochs of the same text teach nearly as
-much as new text does (Muennighoff et al. 2023, "Scaling Data-Constrained Language Models", section 6)."""
+much as new text does (Muennighoff et al. 2023, "Scaling Data-Constrained Language Models")."""
 
 
 def mix(
