@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,8 @@ def one_of(spec: Path, environment: dict[str, str]) -> None:
     sys.exit(main([str(spec)]))
 
 
-def train(spec: FitSpec, world: int, code: int = 0) -> FitSpec:
-    """Run the spec by so many processes, all of which end with the code."""
+def started(spec: FitSpec, world: int) -> list[BaseProcess]:
+    """So many processes at work on the spec."""
     spec.work.mkdir(parents=True, exist_ok=True)
     file = spec.work / "spec.json"
     file.write_text(spec.model_dump_json())
@@ -55,16 +56,25 @@ def train(spec: FitSpec, world: int, code: int = 0) -> FitSpec:
     common = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     # What Lightning knows torchrun by, and what keeps the processes' talk on this machine.
     common |= {"TORCHELASTIC_RUN_ID": "test", "GLOO_SOCKET_IFNAME": "lo", "GROUP_RANK": "0"}
-    group = [
+    group: list[BaseProcess] = [
         server.Process(target=one_of, args=(file, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
         for rank in range(world)
     ]
     for process in group:
         process.start()
+    return group
+
+
+def train(spec: FitSpec, world: int, code: int = 0) -> FitSpec:
+    """Run the spec by so many processes, all of which end with the code."""
+    return ended(spec, started(spec, world), code)
+
+
+def ended(spec: FitSpec, group: list[BaseProcess], code: int = 0) -> FitSpec:
     for process in group:
         process.join(120)
     said = [path.read_text() for path in sorted(spec.work.glob("stderr-*.txt"))]
-    assert [process.exitcode for process in group] == [code] * world, said
+    assert [process.exitcode for process in group] == [code] * len(group), said
     assert code or "".join(said) == ""
     return spec
 
@@ -115,6 +125,21 @@ def test_a_group_that_fails_says_why_and_not_that_the_others_are_gone(tmp_path: 
     end = told(train(spec, 2, code=1).work)
     assert end is not None and end.kind == "failed"
     assert "train-00000.arrow is not a readable Arrow file" in end.sentence
+
+
+@pytest.mark.slow
+def test_three_processes_stop_together_when_one_is_asked_and_resume_to_the_same_bits(tmp_path: Path) -> None:
+    """Three numbers have several sums: their order must not depend on when a process began."""
+    undisturbed = train(several(tmp_path / "undisturbed", batch=9), 3)
+    spec = several(tmp_path / "stopped", batch=9)
+    group = started(spec, 3)
+    while sum(1 for _ in read_reports(spec.work / "progress.jsonl")) < 10 and group[0].is_alive():
+        time.sleep(0.005)
+    group[2].terminate()
+    ended(spec, group, code=75)
+    assert sum(1 for _ in read_reports(spec.work / "progress.jsonl")) < STEPS
+    train(spec, 3)
+    assert file_bytes(spec.out) == file_bytes(undisturbed.out)
 
 
 def when_at_work(spec: FitSpec, after_step: int, act: Callable[[psutil.Process], None]) -> threading.Thread:
