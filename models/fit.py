@@ -88,7 +88,7 @@ def fit(
             restore_weights(checkpoint, model)
         first_step = checkpoint.step if checkpoint else 0
         loss = loss_for(spec)
-        bits = _choices(claimed, batches, model, loss, say)
+        bits = _choices(claimed, model, loss, say)
         say(
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights, {batches.order.n:,} samples, "
             f"{spec.steps:,} steps of {spec.batch}, {bits.precision}{', compiled' if bits.compiled else ''}, "
@@ -135,7 +135,6 @@ def _where_it_stood(spec: FitSpec, ranks: Ranks, say: Callable[[str], None]) -> 
 
 def _choices(
     claimed: Claim,
-    batches: Steps,
     model: nn.Module,
     loss: Callable[[nn.Module, Batch], Tensor],
     say: Callable[[str], None],
@@ -149,7 +148,8 @@ def _choices(
                 "sums are rounded otherwise, so not the same bits."
             )
         return begun
-    choice = choose(spec, model, loss, lambda: next(iter(batches.loader(0, 1, ranks.rank, ranks.world))), ranks.world)
+    alone = Steps(spec.model_copy(update={"workers": 0}))
+    choice = choose(spec, model, loss, lambda: next(iter(alone.loader(0, 1, ranks.rank, ranks.world))), ranks.world)
     say(f"Computes in {choice.precision}{', compiled' if choice.compiled else ''}: {choice.reason}.")
     bits = Bits(choice.precision, choice.compiled, torch.get_num_threads(), ranks.world)
     name = machine_name()

@@ -54,6 +54,19 @@ class Incident:
             reason=reason,
         )
 
+    def __str__(self) -> str:
+        """A sentence for whoever reads the log or the report."""
+        one = self.first_step == self.last_step
+        steps = f"Step {self.last_step:,} moved" if one else f"Steps {self.first_step:,} to {self.last_step:,} moved"
+        windows = f"windows {self.first_position:,} to {self.last_position:,} of the order"
+        return f"{steps} nothing ({windows}): {self.reason}."
+
+
+def read_incidents(folder: Path) -> list[Incident]:
+    """Of a trained model, in the order of the steps; a model from elsewhere has none."""
+    file = folder / FILE
+    return [Incident(**facts) for facts in json.loads(file.read_bytes())] if file.exists() else []
+
 
 def write_incidents(folder: Path, incidents: Sequence[Incident]) -> None:
     """Write incidents.json, an empty list where nothing happened."""

@@ -71,7 +71,7 @@ def choose(
     key = _key(spec, processes)
     if known := _remembered(spec.cache, key):
         return Choice(known.precision, known.compiled, f"as in an equal training here before ({known.reason})")
-    choice = _by_time(spec, ruled, lambda precision: _step_s(spec, model, loss, first(), precision))
+    choice = _by_time(spec, ruled, lambda precision: _step_s(spec, model, loss, first, precision))
     _remember(spec.cache, key, choice)
     return choice
 
@@ -124,16 +124,16 @@ def _step_s(
     spec: FitSpec,
     model: nn.Module,
     loss: Callable[[nn.Module, Batch], Tensor],
-    batch: Batch,
+    first: Callable[[], Batch],
     precision: Arithmetic,
 ) -> float:
     """Seconds of one update's forward and backward passes on this process; the fastest of a few."""
     where = device()
     model.to(where)
-    batch = Batch(*(tensor if tensor is None else tensor.to(where) for tensor in batch))  # type: ignore[arg-type]
     times: list[float] = []
-    began = time.monotonic()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng():  # a loader draws a seed when it begins
+        batch = Batch(*(tensor if tensor is None else tensor.to(where) for tensor in first()))  # type: ignore[arg-type]
+        began = time.monotonic()
         while len(times) < 2 or (len(times) < 6 and time.monotonic() - began < _TIMED_S):
             at = time.monotonic()
             with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):

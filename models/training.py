@@ -212,11 +212,7 @@ class Training(pl.LightningModule):
     def _note(self, kind: Any, first_step: int, verdict: _Verdict, reason: str) -> None:
         incident = Incident.of(kind, self.spec, (first_step, self.step), verdict.loss, verdict.grad_norm, reason)
         self.incidents = [*self.incidents, incident]
-        steps = f"Step {self.step} moves" if kind == "skip" else f"Steps {first_step} to {self.step} move"
-        self._say(
-            f"{steps} nothing (windows {incident.first_position:,} to {incident.last_position:,} of the order): "
-            f"{reason}."
-        )
+        self._say(str(incident))
 
     def _save(self, needed: bool) -> None:
         """Commit a checkpoint. A disk that refuses ends the training only where nothing can go on without it."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from blake3 import blake3
 from pydantic import ValidationError
 
+from models.incidents import read_incidents
 from models.spec import FitSpec, HubModel, Machine, MaskedToken, ModelConfig, NextToken, Optimisation, TokenStream
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
@@ -20,7 +21,6 @@ from tasks.core.store import Artifact
 from tasks.snapshot import Snapshot, shards_of, snapshot_digest
 from tasks.supervise import supervise
 from tasks.tokens.vocabulary import count_ids, load_tokenizer, mask_id
-from tasks.training.incidents import count_incidents
 from tasks.training.mixing import mix
 from tasks.training.schedule import schedule
 from tasks.training.settings import ATTENTION, PretrainSettings
@@ -170,15 +170,17 @@ def _metrics(spec: FitSpec, previous: Artifact | None) -> Metrics:
     """Of the training. Tokens, and the steps of the trunk, are counted over all nights that went into the model."""
     before = previous.metrics if previous else {"trunk_steps": 0, "trunk_tokens": 0}
     window = spec.batch * spec.model.context_length
+    kinds = [incident.kind for incident in read_incidents(spec.out)]
     metrics: Metrics = {
         "steps": spec.steps,
         "tokens_seen": before["trunk_tokens"] + spec.steps * window,
         "weights": weights_in(spec.out),
         "final_loss": mean_last_loss(spec.out / "losses.parquet"),
-        **count_incidents(spec.out),
+        "skipped_steps": kinds.count("skip"),
+        "rollbacks": kinds.count("rollback"),
     }
     if spec.keep_trunk:
-        steps = spec.steps - spec.optimisation.cooldown_steps
+        steps = spec.trunk_step
         metrics["trunk_steps"] = before["trunk_steps"] + steps
         metrics["trunk_tokens"] = before["trunk_tokens"] + steps * window
     return metrics

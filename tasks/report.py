@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.incidents import read_incidents
 from tasks.core.lineage import Graph, Node, ancestors, beside
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact, Reference
@@ -23,7 +24,6 @@ from tasks.documents import document_files
 from tasks.pages.charts import accuracies_of, bits_of, losses_of
 from tasks.pages.layout import BOX_HEIGHT, BOX_WIDTH, draw
 from tasks.snapshot import Snapshot, snapshot_digest
-from tasks.training.incidents import read_incidents, told
 
 TEMPLATES = Path(__file__).parent / "pages" / "templates"
 FILES_SHOWN = 12
@@ -134,7 +134,7 @@ def report(
         figures=[*_corpus_figures(ingested, judges[-1][0], whole), *_model_figures(judged, accuracies)],
         bars=bars_of(ingested, [judge for judge, _ in judges]),
         losses=losses_of(pl.read_parquet(model.path / "losses.parquet")),
-        incidents=[told(incident) for incident in read_incidents(model.path)],
+        incidents=[str(incident) for incident in read_incidents(model.path)],
         bits=bits_of(judged),
         measure=judged["measure"].replace("_", " ").capitalize(),
         masked=judged["measure"] == "bits_per_hidden_token",

@@ -18,19 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import outcome
-from models.heartbeat import Phase, last_beat
 from models.memory import how_to_fit
 from models.spec import FitSpec
 from tasks.core.errors import StageError
 from tasks.core.stage import StageLog
 from tasks.feed import Feed
 from tasks.launch import GRACE_S, command, environment, processes_for
+from tasks.pulse import Pulse
 from tasks.vitals import Vitals, family
 
 _POLL_S = 0.5
 _VITALS_S = 10.0
-_SHORTEST_PATIENCE_S = 60.0
-_PATIENCE_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _run(spec: FitSpec, feed: Feed, processes: int, patience_s: float, log: Stag
             )
         ) as child,
     ):
-        pulse, vitals, sampled = _Pulse(spec.work), Vitals(child.pid), time.monotonic()
+        pulse, vitals, sampled = Pulse(spec.work), Vitals(child.pid), time.monotonic()
         while True:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(_POLL_S)
@@ -122,7 +120,7 @@ def _run(spec: FitSpec, feed: Feed, processes: int, patience_s: float, log: Stag
                 if values := vitals.sample():
                     log.metrics(values)
             if not hung and (hung := pulse.too_long(feed.median_step_s, patience_s)):
-                log.info(f"The training {hung}: killing it.")
+                log.info(f"The training {hung}; killing it.")
                 _kill(child)
             if not threading.main_thread().is_alive():
                 child.send_signal(signal.SIGTERM)  # the interpreter is leaving and waits only for this thread
@@ -151,30 +149,6 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     for process in family(child.pid):
         with suppress(ProcessLookupError):
             process.kill()
-
-
-class _Pulse:
-    """Time since the last heartbeat, on a clock that does not run while the machine is suspended."""
-
-    def __init__(self, work: Path) -> None:
-        self._work = work
-        self._seen, _ = last_beat(work)
-        self._phase: Phase = "starting"
-        self._since = time.monotonic()
-
-    def too_long(self, median_step_s: float | None, patience_s: float) -> str | None:
-        """How it hangs, in words, or None."""
-        at, phase = last_beat(self._work)
-        if at != self._seen:
-            self._seen, self._phase, self._since = at, phase, time.monotonic()
-        silence = time.monotonic() - self._since
-        if self._phase == "training" and median_step_s is not None:
-            patience = min(patience_s, max(_SHORTEST_PATIENCE_S, _PATIENCE_STEPS * median_step_s))
-            if silence > patience:
-                return f"hung: no step in {silence:,.0f} s, where one takes {median_step_s:,.2g} s"
-        elif silence > patience_s:
-            return f"hung: no sign of life for {silence:,.0f} s while {self._phase}"
-        return None
 
 
 def _last_saved(spec: FitSpec) -> str:

@@ -182,7 +182,6 @@ def night(recipe: Path) -> list[Outcome]:
     return run.outcomes
 
 
-@pytest.mark.xfail(reason="until models/training.py keeps the trunk (branch w-training)")
 def test_a_second_night_goes_on_and_run_again_is_reused(recipe: Path) -> None:
     store = Store(recipe.parent / "home")
 

@@ -13,10 +13,11 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from models.checkpoint import restore_optimisation, restore_weights, save_checkpoint
+from models.checkpoint import State, restore_optimisation, restore_weights, save_checkpoint
 from models.fit import fit
 from models.optim import hidden_matrices, learning_rate, optimizer_for, orthogonalise
 from models.progress import read_reports
+from models.ranks import Ranks
 from models.spec import Optimisation
 from models.transformer import Transformer, fresh
 from tests.models.shards import TINY, stream_spec
@@ -203,7 +204,7 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(settings: Optimisation, tmp_pa
     for step in range(3):
         some_gradients(model, step)
         optimizer.step()
-    checkpoint = save_checkpoint(tmp_path, 3, model, optimizer)
+    checkpoint = save_checkpoint(tmp_path, State(3), model, optimizer, Ranks())
     by_checkpoint, by_state = fresh(TINY, 1), fresh(TINY, 2)
     restored = [optimizer_for(by_checkpoint, settings), optimizer_for(by_state, settings)]
     restore_weights(checkpoint, by_checkpoint)

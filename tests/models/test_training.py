@@ -80,7 +80,7 @@ def test_a_spike_moves_nothing_and_is_told_with_its_windows(tmp_path: Path, monk
         "last_position": 80 * 8 - 1,
     }
     assert "standard deviations above the mean" in incident["reason"]
-    assert [line for line in said if line.startswith("Step 80 moves nothing (windows 632 to 639 of the order)")]
+    assert [line for line in said if line.startswith("Step 80 moved nothing (windows 632 to 639 of the order)")]
     losses = pl.read_parquet(spec.out / "losses.parquet")
     assert losses.filter(pl.col("skipped"))["step"].to_list() == [80]
     before, at = (checkpoint_at(spec.work / "checkpoints", step).path for step in (79, 80))
@@ -110,7 +110,7 @@ def test_a_loss_that_is_no_number_goes_back_to_the_last_checkpoint(
     assert (incident["first_position"], incident["last_position"]) == (64, 87)
     assert incident["loss"] is None
     assert incident["reason"].endswith("back to the weights of step 8")
-    assert any(line.startswith("Steps 9 to 11 move nothing") for line in said)
+    assert any(line.startswith("Steps 9 to 11 moved nothing") for line in said)
     losses = pl.read_parquet(spec.out / "losses.parquet")
     assert losses["step"].to_list() == list(range(1, 31))
     assert losses["loss"].is_nan().sum() == 1 and losses.filter(pl.col("skipped"))["step"].to_list() == [11]
