@@ -19,9 +19,9 @@ import polars as pl
 import psutil
 import pytest
 
-from models.checkpoint import load_model
 from models.outcome import told
 from models.progress import read_reports
+from models.saved import load_model
 from models.spec import FitSpec, Machine
 from tasks.core.errors import StageError
 from tasks.supervise import supervise

@@ -20,18 +20,20 @@ LONG = 100_000
 
 
 def when_training(spec: FitSpec, act: Callable[[psutil.Process], None], times: int = 1) -> threading.Thread:
-    """Do something to the training process while it makes progress; once, or again to its successors."""
+    """Do something to the training process when it has made progress; once, or again to its successors."""
 
     def watch() -> None:
         done: set[int] = set()
+        at_first: dict[int, int] = {}
         deadline = time.monotonic() + 120
         progress = spec.work / "progress.jsonl"
         while len(done) < times and time.monotonic() < deadline:
-            time.sleep(0.05)
-            if not progress.exists() or time.time() - progress.stat().st_mtime > 0.3:
-                continue
+            time.sleep(0.02)
+            reported = progress.read_bytes().count(b"\n") if progress.exists() else 0
             for child in psutil.Process().children():
-                if child.pid not in done and str(spec.work / "spec.json") in child.cmdline():
+                if child.pid in done or str(spec.work / "spec.json") not in child.cmdline():
+                    continue
+                if reported > at_first.setdefault(child.pid, reported) + 20:
                     act(child)
                     done.add(child.pid)
 
@@ -41,9 +43,9 @@ def when_training(spec: FitSpec, act: Callable[[psutil.Process], None], times: i
 
 
 def test_a_killed_training_is_started_again_and_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """Twice, with one restart allowed: a new checkpoint between the two deaths gives it back."""
     from models.fit import fit
 
-    """Twice, with one restart allowed: a new checkpoint between the two deaths gives it back."""
     spec, log = stream_spec(tmp_path / "killed", steps=600, checkpoint_every=5), HeardLog()
     killer = when_training(spec, lambda child: child.kill(), times=2)
     supervise(spec, log, restarts=1)
