@@ -1,9 +1,9 @@
 """Hands a training to Lightning's Trainer: precision, devices, and how several processes share the work.
 
 One process: as it is. ddp: Lightning's DDP, each process holds the model and gradients are averaged. fsdp: each block's
-weights, gradients and optimizer state are divided among the processes (PyTorch's FSDP2), by two plain calls: Lightning's
-ModelParallelStrategy would make the same ones, in a hook of the model, and save in a format of its own. Each process
-sends its gradients after every piece of a batch; gloo on the CPU gives the losses of one process to the sixth digit.
+weights, gradients and optimizer state are divided among the processes (PyTorch's FSDP2), by plain calls: Lightning's
+ModelParallelStrategy would make the same ones, in a hook of the model, and save in a format of its own. Gradients are
+then sent after every piece of a batch.
 """
 
 from __future__ import annotations

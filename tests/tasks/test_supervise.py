@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from models.progress import read_reports
 from models.spec import FitSpec
 from tasks.core.errors import StageError
 from tasks.supervise import supervise
@@ -28,7 +29,7 @@ def when_training(spec: FitSpec, act: Callable[[psutil.Process], None], times: i
         progress = spec.work / "progress.jsonl"
         while len(done) < times and time.monotonic() < deadline:
             time.sleep(0.05)
-            if not progress.exists() or time.time() - progress.stat().st_mtime > 0.3:
+            if sum(1 for _ in read_reports(progress)) < 10 or time.time() - progress.stat().st_mtime > 0.3:
                 continue
             for child in psutil.Process().children():
                 if child.pid not in done and str(spec.work / "spec.json") in child.cmdline():
@@ -45,7 +46,17 @@ def test_a_killed_training_is_started_again_and_ends_in_the_same_bits(tmp_path: 
 
     """Twice, with one restart allowed: a new checkpoint between the two deaths gives it back."""
     spec, log = stream_spec(tmp_path / "killed", steps=600, checkpoint_every=5), HeardLog()
-    killer = when_training(spec, lambda child: child.kill(), times=2)
+    checkpoints = spec.work / "checkpoints"
+    seen: set[str] = set()
+
+    def kill_after_a_new_checkpoint(child: psutil.Process) -> None:
+        while not {path.name for path in checkpoints.glob("step-*")} - seen and child.is_running():
+            time.sleep(0.01)
+        child.kill()
+        time.sleep(0.5)
+        seen.update(path.name for path in checkpoints.glob("step-*"))
+
+    killer = when_training(spec, kill_after_a_new_checkpoint, times=2)
     supervise(spec, log, restarts=1)
     killer.join()
     assert len([line for line in log.lines if "killed by SIGKILL" in line]) == 2
