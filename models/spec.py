@@ -238,7 +238,8 @@ class FitSpec(Frozen):
     workers: int = Field(default=0, ge=0)
     """Processes that read batches ahead. Changes no bit of the result."""
     cache: Path | None = None
-    """Outlives the training: compiled code, and what the probe found, for the next one on this machine."""
+    """Outlives the training: compiled code, and what the probe found, for the next one on this machine; None =
+    they last as long as `work`."""
 
     def identity(self) -> dict[str, object]:
         """All that decides the result, as plain JSON values by dotted name: what a resume must find unchanged."""

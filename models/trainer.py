@@ -35,8 +35,6 @@ def run_trainer(
     with warnings.catch_warnings():
         # Advice on loggers, workers and progress bars that this process does without, knowingly.
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        # DDP with find_unused_parameters (see _strategy) where all are used.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         # A debugging aid that costs 2 % of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -75,7 +75,9 @@ def ended(spec: FitSpec, group: list[BaseProcess], code: int = 0) -> FitSpec:
         process.join(120)
     said = [path.read_text() for path in sorted(spec.work.glob("stderr-*.txt"))]
     assert [process.exitcode for process in group] == [code] * len(group), said
-    assert code or "".join(said) == ""
+    # tasks/launch.py silences DDP's advice before torch is imported, which is too late here.
+    lines = [line for text in said for line in text.splitlines() if "find_unused_parameters" not in line]
+    assert code or lines == []
     return spec
 
 

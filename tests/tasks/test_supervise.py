@@ -11,13 +11,14 @@ import psutil
 import pytest
 
 from models.progress import read_reports
-from models.spec import FitSpec
+from models.spec import FitSpec, Machine
 from tasks.core.errors import StageError
 from tasks.supervise import supervise
 from tests.models.shards import file_bytes, stream_spec
 from tests.tasks.conftest import HeardLog
 
 LONG = 100_000
+EAGER = Machine(precision="float32", compile="no")  # so many steps would be worth compiling
 
 
 def when_training(spec: FitSpec, act: Callable[[psutil.Process], None], times: int = 1) -> threading.Thread:
@@ -67,7 +68,7 @@ def test_a_killed_training_is_started_again_and_ends_in_the_same_bits(tmp_path: 
 
 
 def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100)
+    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100, machine=EAGER)
     asker = when_training(spec, lambda child: child.terminate())
     with pytest.raises(StageError, match=r"stopped and saved at step (\d+) of 100000") as raised:
         supervise(spec, HeardLog())
@@ -77,7 +78,7 @@ def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_a_hung_training_is_killed_and_one_killed_too_often_fails(tmp_path: Path) -> None:
-    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100)
+    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100, machine=EAGER)
     holder = when_training(spec, lambda child: child.suspend())
     with pytest.raises(StageError, match=r"hung: no step in 25 s, where one takes .* s at step \d+, again"):
         supervise(spec, HeardLog(), restarts=0, patience_s=25.0)
@@ -94,7 +95,7 @@ def test_a_failure_is_told_in_its_last_line(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_parent_leaves_no_training_behind(tmp_path: Path) -> None:
-    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100)
+    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100, machine=EAGER)
     interrupter = when_training(spec, lambda child: os.kill(os.getpid(), signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # xdist's workers ignore Ctrl-C
     try:
