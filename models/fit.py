@@ -98,7 +98,7 @@ def fit(
         if is_sharded(spec, ranks):
             shard(model.to(device()), ranks)
         if bits.compiled:
-            loss = compiled(loss, spec.cache)
+            loss = compiled(loss, spec.cache or spec.work)
         training = Training(spec, model, loss, progress, checkpoint, stop, say, ranks)
         try:
             if first_step < spec.steps:

@@ -7,6 +7,8 @@ import logging
 import os
 import platform
 import shutil
+import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -17,6 +19,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Arithmetic = Literal["bf16", "float32"]
+_LINK_S = 10.0
 
 
 def device() -> torch.device:
@@ -64,18 +67,45 @@ def cannot_compile() -> str | None:
     return "this machine has no C++ compiler"
 
 
-def compiled(function: Callable[P, R], cache: Path | None) -> Callable[P, R]:
+def compiled(function: Callable[P, R], cache: Path) -> Callable[P, R]:
     """The function compiled by Inductor for tensors of fixed shapes; code is kept below `cache` from run to run.
 
     Inductor's deterministic mode: it chooses kernels by rule and not by timing them, so that a process that must
     compile again after a kill gets the same code, and with it the same bits.
     """
-    if cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+    code = cache / "inductor"
+    sweep_code(code)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(code)
     # A CUDA toolkit on a machine without a GPU is nothing that a person must act on.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     options: dict[str, Any] = {"deterministic": True}
     return torch.compile(function, dynamic=False, options=options)
+
+
+def sweep_code(folder: Path) -> None:
+    """Remove libraries that a kill left half-written.
+
+    Inductor writes all else aside and renames it, but lets the linker write in place, and would load the stump for ever
+    after ("file too short"). A stump younger than a link takes may be another training's at work: it is waited for.
+    """
+    for library in folder.rglob("*.so"):
+        while _is_stump(library):
+            if time.time() - library.stat().st_mtime > _LINK_S:
+                library.unlink()
+                break
+            time.sleep(0.5)
+
+
+def _is_stump(library: Path) -> bool:
+    """Whether an ELF file ends before its table of sections does, which linkers put last."""
+    with library.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64:
+        return True
+    if header[:4] != b"\x7fELF":
+        return not any(header)  # space that was never filled; else another system's format
+    offset, size, count = struct.unpack_from("<Q", header, 40)[0], *struct.unpack_from("<HH", header, 58)
+    return library.stat().st_size < offset + size * count
 
 
 def keep_large_blocks() -> None:

@@ -256,7 +256,8 @@ class FitSpec(Frozen):
     workers: int = Field(default=0, ge=0)
     """Processes that read batches ahead. Changes no bit of the result."""
     cache: Path | None = None
-    """Outlives the training: compiled code, and what the probe found, for the next one on this machine."""
+    """Outlives the training: compiled code, and what the probe found, for the next one on this machine; None =
+    they last as long as `work`."""
 
     @property
     def trunk_step(self) -> int:

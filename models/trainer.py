@@ -1,10 +1,9 @@
 """Hands a training to Lightning's Trainer: precision, devices, and how several processes share the work.
 
 One process: as it is. ddp: Lightning's DDP, each process holds the model and gradients are averaged. fsdp: each
-block's weights, gradients and optimizer state are divided among the processes (PyTorch's FSDP2), by two plain calls:
+block's weights, gradients and optimizer state are divided among the processes (PyTorch's FSDP2), by plain calls:
 Lightning's ModelParallelStrategy would make the same ones, in a hook of the model, and save in a format of its own.
-Each process sends its gradients after every piece of a batch; gloo on the CPU gives the losses of one process to the
-sixth digit.
+Gradients are then sent after every piece of a batch.
 """
 
 from __future__ import annotations
@@ -36,8 +35,6 @@ def run_trainer(
     with warnings.catch_warnings():
         # Advice on loggers, workers and progress bars that this process does without, knowingly.
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        # DDP with find_unused_parameters (see _strategy) where all are used.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         # A debugging aid that costs 2 % of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -43,6 +43,7 @@ def environment(processes: int, given: Mapping[str, str] = os.environ) -> dict[s
     several = {
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes)),  # torchrun would say 1
         "GLOO_SOCKET_IFNAME": "lo",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # DDP's advice against what models/trainer.py does on purpose
     }
     return {
         # Threads that wait asleep: spinning ones took 3 times as long on 2 cores whenever another process (a server,

@@ -75,13 +75,24 @@ def ended(spec: FitSpec, group: list[BaseProcess], code: int = 0) -> FitSpec:
         process.join(120)
     said = [path.read_text() for path in sorted(spec.work.glob("stderr-*.txt"))]
     assert [process.exitcode for process in group] == [code] * len(group), said
-    assert code or "".join(said) == ""
+    # tasks/launch.py silences DDP's advice before torch is imported, which is too late here.
+    lines = [line for text in said for line in text.splitlines() if "find_unused_parameters" not in line]
+    assert code or lines == []
     return spec
+
+
+def stopped_after(spec: FitSpec, group: list[BaseProcess], step: int) -> None:
+    """Ask the last of the group alone to stop; all save and end."""
+    while sum(1 for _ in read_reports(spec.work / "progress.jsonl")) < step and group[0].is_alive():
+        time.sleep(0.005)
+    group[-1].terminate()
+    ended(spec, group, code=75)
+    assert sum(1 for _ in read_reports(spec.work / "progress.jsonl")) < STEPS
 
 
 def several(folder: Path, strategy: str = "ddp", **changes: object) -> FitSpec:
     machine = Machine(precision="float32", devices=2, strategy=strategy)  # type: ignore[arg-type]
-    return stream_spec(folder, machine=machine, **{"steps": STEPS, "checkpoint_every": 20, **changes})
+    return stream_spec(folder, **{"machine": machine, "steps": STEPS, "checkpoint_every": 20, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +143,7 @@ def test_three_processes_stop_together_when_one_is_asked_and_resume_to_the_same_
     """Three numbers have several sums: their order must not depend on when a process began."""
     undisturbed = train(several(tmp_path / "undisturbed", batch=9), 3)
     spec = several(tmp_path / "stopped", batch=9)
-    group = started(spec, 3)
-    while sum(1 for _ in read_reports(spec.work / "progress.jsonl")) < 10 and group[0].is_alive():
-        time.sleep(0.005)
-    group[2].terminate()
-    ended(spec, group, code=75)
-    assert sum(1 for _ in read_reports(spec.work / "progress.jsonl")) < STEPS
+    stopped_after(spec, started(spec, 3), 10)
     train(spec, 3)
     assert file_bytes(spec.out) == file_bytes(undisturbed.out)
 
@@ -187,9 +193,9 @@ def test_a_killed_process_and_a_stopped_group_go_on_to_the_same_bits(tmp_path: P
 def test_a_group_resumed_by_one_process_says_that_rounding_differs(tmp_path: Path, alone: FitSpec) -> None:
     from models.fit import fit
 
-    spec = several(tmp_path, machine=Machine(precision="float32"))
-    train(spec.model_copy(update={"out": tmp_path / "elsewhere"}), 2)
+    spec = several(tmp_path)
+    stopped_after(spec, started(spec, 2), 10)
     said: list[str] = []
-    fit(spec, say=said.append)
+    assert fit(spec, say=said.append).first_step < STEPS
     assert any("Begun with 2 processes and going on with 1: the same windows a step" in line for line in said)
     assert_same_but_for_rounding(spec, alone)

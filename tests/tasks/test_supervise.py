@@ -5,18 +5,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from models.spec import FitSpec
+from models.spec import FitSpec, Machine
 from tasks.core.errors import StageError
 from tasks.supervise import supervise
 from tests.models.shards import file_bytes, stream_spec
 from tests.tasks.conftest import HeardLog
 
 LONG = 100_000
+EAGER = Machine(precision="float32", compile="no")  # so many steps would be worth compiling
 
 
 def when_training(spec: FitSpec, act: Callable[[psutil.Process], None], times: int = 1) -> threading.Thread:
@@ -31,11 +33,12 @@ def when_training(spec: FitSpec, act: Callable[[psutil.Process], None], times: i
             time.sleep(0.02)
             reported = progress.read_bytes().count(b"\n") if progress.exists() else 0
             for child in psutil.Process().children():
-                if child.pid in done or str(spec.work / "spec.json") not in child.cmdline():
-                    continue
-                if reported > at_first.setdefault(child.pid, reported) + 20:
-                    act(child)
-                    done.add(child.pid)
+                with suppress(psutil.NoSuchProcess):  # it has just ended
+                    if child.pid in done or str(spec.work / "spec.json") not in child.cmdline():
+                        continue
+                    if reported > at_first.setdefault(child.pid, reported) + 20:
+                        act(child)
+                        done.add(child.pid)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -47,7 +50,17 @@ def test_a_killed_training_is_started_again_and_ends_in_the_same_bits(tmp_path: 
     from models.fit import fit
 
     spec, log = stream_spec(tmp_path / "killed", steps=600, checkpoint_every=5), HeardLog()
-    killer = when_training(spec, lambda child: child.kill(), times=2)
+    checkpoints = spec.work / "checkpoints"
+    seen: set[str] = set()
+
+    def kill_after_a_new_checkpoint(child: psutil.Process) -> None:
+        while not {path.name for path in checkpoints.glob("step-*")} - seen and child.is_running():
+            time.sleep(0.01)
+        child.kill()
+        time.sleep(0.5)
+        seen.update(path.name for path in checkpoints.glob("step-*"))
+
+    killer = when_training(spec, kill_after_a_new_checkpoint, times=2)
     supervise(spec, log, restarts=1)
     killer.join()
     assert len([line for line in log.lines if "killed by SIGKILL" in line]) == 2
@@ -58,7 +71,7 @@ def test_a_killed_training_is_started_again_and_ends_in_the_same_bits(tmp_path: 
 
 
 def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100)
+    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100, machine=EAGER)
     asker = when_training(spec, lambda child: child.terminate())
     with pytest.raises(StageError, match=r"stopped and saved at step (\d+) of 100000") as raised:
         supervise(spec, HeardLog())
@@ -68,7 +81,7 @@ def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_a_hung_training_is_killed_and_one_killed_too_often_fails(tmp_path: Path) -> None:
-    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100)
+    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100, machine=EAGER)
     holder = when_training(spec, lambda child: child.suspend())
     with pytest.raises(StageError, match=r"hung: no step in 25 s, where one takes .* s at step \d+, again"):
         supervise(spec, HeardLog(), restarts=0, patience_s=25.0)
@@ -85,7 +98,7 @@ def test_a_failure_is_told_in_its_last_line(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_parent_leaves_no_training_behind(tmp_path: Path) -> None:
-    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100)
+    spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100, machine=EAGER)
     interrupter = when_training(spec, lambda child: os.kill(os.getpid(), signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # xdist's workers ignore Ctrl-C
     try:
