@@ -6,6 +6,7 @@ every second; it announces itself instead, and who watches is patient. 15 micros
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,7 +16,8 @@ _FILE = "heartbeat"
 
 def beat(work: Path, doing: Phase = "training") -> None:
     """Tell whoever watches that work was just finished, and what comes next."""
-    (work / _FILE).write_text(doing)
+    with suppress(OSError):  # a disk that is full is told by who needs it; the file's time may still move
+        (work / _FILE).write_text(doing)
 
 
 def last_beat(work: Path) -> tuple[int | None, Phase]:
