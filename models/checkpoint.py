@@ -203,6 +203,15 @@ def restore_optimisation(
         _restore_random({name: stored.read(name) for name in stored.names})
 
 
+def seed_random(seed: int, rank: int) -> None:
+    """Set all random states for the first step of a training: they are part of the trunk, and equal trainings give
+    equal files."""
+    mixed = np.random.SeedSequence((seed, rank)).generate_state(3)
+    torch.manual_seed(int(mixed[0]))
+    np.random.seed(int(mixed[1]))
+    random.seed(int(mixed[2]))
+
+
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None: every size and hash is compared with its manifest."""
     try:

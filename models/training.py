@@ -32,6 +32,7 @@ from models.checkpoint import (
     restore_optimisation,
     restore_weights,
     save_checkpoint,
+    seed_random,
 )
 from models.data import Batch
 from models.foreign import Model
@@ -110,6 +111,7 @@ class Training(pl.LightningModule):
         return optimizer_for(self.model, self.spec.optimisation)
 
     def on_train_start(self) -> None:
+        seed_random(self.spec.seed, self._ranks.rank)
         if self._checkpoint:
             self._restore(self._checkpoint)
         elif self.spec.start and self.spec.start.trunk:
@@ -198,7 +200,8 @@ class Training(pl.LightningModule):
 
         As PaLM's trainings did by hand (Chowdhery et al. 2022, section 5.1): the windows since that checkpoint are left
         out, since weights and windows together led here and the same again would lead here again. Only here does it
-        matter to the result when a checkpoint was taken.
+        matter to the result when a checkpoint was taken: one that a stop asked for is not gone back to, but one that
+        was due by the clock is.
         """
         good = None
         if self._rollbacks < ROLLBACKS:
