@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from models.tensors import Tensors, write_tensors
 KEPT = 2
 _PREFIX = "step-"
 _ASIDE = ".writing-"
+_GONE = ".removing-"
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
 
@@ -55,7 +57,10 @@ class State:
     incidents: list[Incident] = field(default_factory=list)
     """All so far."""
     rollbacks: int = 0
-    """In a row, since the last regular checkpoint; 0 = this is a regular one."""
+    """In a row, since the last regular checkpoint."""
+    regular: bool = True
+    """Whether the schedule of saving asked for it, and no stop or rollback: what a rollback may go back to, so that a
+    stop in between does not change where that is."""
     digest: str = ""
     """Of the data."""
     world: int = 1
@@ -69,16 +74,16 @@ def save_checkpoint(
 
     A save of 1 GB takes some 3 s: a third writing, a third hashing, a third reading back (a disk of 1 GB/s, 1 core).
 
-    Raises OSError when the disk refuses, of any process (what was written aside is swept by the next save), ValueError
-    when the disk gives back other bytes than it was given.
+    Raises OSError when the disk refuses, of any process (what was written aside is removed, as it may be that which
+    fills the disk), ValueError when the disk gives back other bytes than it was given.
     """
     aside, final = root / f"{_ASIDE}{state.step:012d}", root / f"{_PREFIX}{state.step:012d}"
 
     def prepare() -> None:
         root.mkdir(parents=True, exist_ok=True)
         sweep(root)
-        if final.exists():  # of a rollback that a kill cut short
-            shutil.rmtree(final)
+        if final.exists():  # it stands, but a disk that refused to sync made it count for nothing
+            _discard(final)
         aside.mkdir()
 
     def write() -> None:
@@ -99,18 +104,24 @@ def save_checkpoint(
         if damage := find_damage(final):
             raise ValueError(f"The checkpoint just written is damaged ({damage}): check the disk of {root}.")
 
-    for part, act in ((ranks.first, prepare), (True, write), (ranks.first, commit)):
-        _together(ranks, act if part else lambda: None)
+    try:
+        for part, act in ((ranks.first, prepare), (True, write), (ranks.first, commit)):
+            _together(ranks, act if part else lambda: None)
+    except OSError:
+        if ranks.first:
+            with suppress(OSError):
+                sweep(root)
+        raise
     return Checkpoint(final, state.step)
 
 
 def prune(root: Path, milestone: Callable[[int], bool]) -> None:
-    """Remove all checkpoints but the newest two regular ones, what is newer than them, and milestones."""
-    regular = [folder for folder in _folders(root) if read_state(Checkpoint(folder, _step(folder))).rollbacks == 0]
-    oldest = regular[-KEPT:][:1]
-    for folder in _folders(root):
-        if oldest and folder < oldest[0] and not milestone(_step(folder)):
-            shutil.rmtree(folder)
+    """Remove all checkpoints but the newest, the newest two regular ones, and milestones."""
+    folders = _folders(root)
+    regular = [folder for folder in folders if read_state(Checkpoint(folder, _step(folder))).regular]
+    for folder in folders:
+        if folder not in (*regular[-KEPT:], folders[-1]) and not milestone(_step(folder)):
+            _discard(folder)
 
 
 def newest_checkpoint(root: Path, at_most: int) -> tuple[Checkpoint | None, list[str]]:
@@ -121,7 +132,7 @@ def newest_checkpoint(root: Path, at_most: int) -> tuple[Checkpoint | None, list
         if damage is None and _step(folder) <= at_most:
             return Checkpoint(folder, _step(folder)), passed
         passed.append(f"Checkpoint {folder.name} is not used: {damage or 'its last losses were never reported'}.")
-        shutil.rmtree(folder)
+        _discard(folder)
     return None, passed
 
 
@@ -130,7 +141,7 @@ def good_checkpoint(root: Path, further_back: int) -> Checkpoint | None:
     found = []
     for folder in reversed(_folders(root)):
         checkpoint = Checkpoint(folder, _step(folder))
-        if find_damage(folder) is None and read_state(checkpoint).rollbacks == 0:
+        if find_damage(folder) is None and read_state(checkpoint).regular:
             found.append(checkpoint)
     return found[further_back] if further_back < len(found) else None
 
@@ -192,6 +203,15 @@ def restore_optimisation(
         _restore_random({name: stored.read(name) for name in stored.names})
 
 
+def seed_random(seed: int, rank: int) -> None:
+    """Set all random states for the first step of a training: they are part of the trunk, and equal trainings give
+    equal files."""
+    mixed = np.random.SeedSequence((seed, rank)).generate_state(3)
+    torch.manual_seed(int(mixed[0]))
+    np.random.seed(int(mixed[1]))
+    random.seed(int(mixed[2]))
+
+
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None: every size and hash is compared with its manifest."""
     try:
@@ -208,7 +228,7 @@ def find_damage(folder: Path) -> str | None:
 
 def sweep(root: Path) -> None:
     """Remove what a kill or a full disk left half-written."""
-    for path in root.glob(f"{_ASIDE}*"):
+    for path in (*root.glob(f"{_ASIDE}*"), *root.glob(f"{_GONE}*")):
         shutil.rmtree(path)
 
 
@@ -220,6 +240,15 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
         if seen.setdefault(id(tensor), name) == name:
             tensors[name] = tensor.detach()
     return tensors
+
+
+def _discard(folder: Path) -> None:
+    """Remove a checkpoint so that a kill in between leaves none that is half there under its name."""
+    gone = folder.with_name(f"{_GONE}{folder.name}")
+    if gone.exists():
+        shutil.rmtree(gone)
+    os.rename(folder, gone)
+    shutil.rmtree(gone)
 
 
 def _together(ranks: Ranks, act: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ with one sentence as the last line of stderr. The same is told by `outcome.json`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -205,8 +206,12 @@ def main(arguments: list[str]) -> int:
     def stop() -> bool:
         return asked.is_set() or (parent is not None and not _is_above(parent, ranks.world > 1))
 
+    def say(line: str) -> None:
+        with contextlib.suppress(OSError):  # a disk that is full of anything must not end the training for a line
+            print(line, flush=True)
+
     try:
-        result = fit(spec, stop, lambda line: print(line, flush=True))
+        result = fit(spec, stop, say)
     except Exception as error:
         traceback.print_exc()
         sentence = _explain(error, spec, ranks.world)

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -73,25 +74,38 @@ class ProgressFile:
                     break
                 self.last_step, whole = report.step, offset
             os.truncate(path, whole)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
 
     def append(self, report: Report) -> None:
-        """Write the report unless its step was reported before the kill; other processes see it at once."""
+        """Write the report unless its step was reported before the kill; other processes see it at once.
+
+        A disk that refuses it is told by `sync`, before a checkpoint, not here: nothing is lost while this process
+        lives, and the line is written as soon as there is room.
+        """
         if report.step <= self.last_step:
             return
         assert report.step == self.last_step + 1, f"step {report.step} after {self.last_step}"
-        self._file.write(json.dumps(asdict(report)).encode() + b"\n")
-        self._file.flush()
+        self._unwritten += json.dumps(asdict(report)).encode() + b"\n"
+        with suppress(OSError):
+            self._write()
         self.last_step = report.step
 
     def sync(self) -> None:
-        """Bring all reports to the disk: before a checkpoint that relies on them."""
+        """Bring all reports to the disk: before a checkpoint that relies on them. Raises OSError when it refuses."""
+        self._write()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Sync and close."""
-        self.sync()
-        self._file.close()
+        try:
+            self.sync()
+        finally:
+            self._file.close()
+
+    def _write(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
 
 def parse(line: bytes) -> Report | None:

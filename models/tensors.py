@@ -9,6 +9,8 @@ their index.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
@@ -39,17 +41,18 @@ class Part:
 def write_tensors(folder: Path, kind: str, tensors: dict[str, Tensor], ranks: Ranks, own: bool = False) -> None:
     """Write what this process has to: its parts of divided tensors, and, the first process alone, whole ones.
 
-    `own`: each process has tensors of its own under the same names (random states).
+    `own`: each process has tensors of its own under the same names (random states). Raises OSError when the disk
+    refuses.
     """
     divided = (own and ranks.world > 1) or any(isinstance(tensor, DTensor) for tensor in tensors.values())
     if not divided:
         if ranks.first:
-            save_file({name: _plain(tensor) for name, tensor in tensors.items()}, folder / f"{kind}.safetensors")
+            _write({name: _plain(tensor) for name, tensor in tensors.items()}, folder / f"{kind}.safetensors")
         return
     mine = {name: tensor for name, tensor in tensors.items() if own or ranks.first or isinstance(tensor, DTensor)}
     places = {name: [part.begin, *part.shape] for name, tensor in mine.items() for part in [part_of(tensor)]}
     file = folder / f"{kind}-{ranks.rank:05d}-of-{ranks.world:05d}.safetensors"
-    save_file({name: _plain(tensor) for name, tensor in mine.items()}, file, {_PLACES: json.dumps(places)})
+    _write({name: _plain(tensor) for name, tensor in mine.items()}, file, {_PLACES: json.dumps(places)})
 
 
 def part_of(tensor: Tensor) -> Part:
@@ -144,6 +147,15 @@ class Tensors:
         if name not in self._parts:
             raise ValueError(f"The checkpoint {self._folder} lacks {name}: it is one of another model.")
         return self._parts[name]
+
+
+def _write(tensors: dict[str, Tensor], file: Path, header: dict[str, str] | None = None) -> None:
+    try:
+        save_file(tensors, file, header)
+    except SafetensorError as error:  # a full disk too is told as an error of its own kind, in words
+        if refused := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(refused[1]), os.strerror(int(refused[1])), str(file)) from error
+        raise
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from models.checkpoint import (
     restore_optimisation,
     restore_weights,
     save_checkpoint,
+    seed_random,
 )
 from models.data import Batch
 from models.foreign import Model
@@ -63,7 +64,8 @@ class _Verdict:
     skip: str | None
     """Why it moves nothing."""
     stop: bool
-    save: bool
+    due: bool
+    """Whether the schedule of saving asks for a checkpoint."""
 
     @property
     def finite(self) -> bool:
@@ -109,6 +111,7 @@ class Training(pl.LightningModule):
         return optimizer_for(self.model, self.spec.optimisation)
 
     def on_train_start(self) -> None:
+        seed_random(self.spec.seed, self._ranks.rank)
         if self._checkpoint:
             self._restore(self._checkpoint)
         elif self.spec.start and self.spec.start.trunk:
@@ -158,13 +161,10 @@ class Training(pl.LightningModule):
         )
         if self._ranks.first:
             beat(self.spec.work)
-        if not verdict.finite:
+        if verdict.finite:
+            self._stay(verdict)
+        else:
             self._roll_back(verdict)
-        elif verdict.skip:
-            self._note("skip", self.step, verdict, verdict.skip)
-        if verdict.save and verdict.finite:
-            self._rollbacks = 0
-            self._save(needed=verdict.stop or self.step == self.spec.steps or self._is_trunk(self.step))
         if verdict.stop and self.step < self.spec.steps:
             raise Stopped
 
@@ -181,16 +181,27 @@ class Training(pl.LightningModule):
         elif self._guard:
             skip = self._guard.judge(loss, norm)
         done, every = self.step + 1, self.spec.checkpoint_every
-        save = done % every == 0 if every else due > 0
-        save = save or stop > 0 or done == self.spec.steps or self._is_milestone(done)
-        return _Verdict(loss, norm, skip, stop > 0, save)
+        regular = done % every == 0 if every else due > 0
+        regular = regular or done == self.spec.steps or self._is_milestone(done)
+        return _Verdict(loss, norm, skip, stop > 0, regular)
+
+    def _stay(self, verdict: _Verdict) -> None:
+        """Keep the step, moved or skipped, and save where it is time to."""
+        if verdict.skip:
+            self._note("skip", self.step, verdict, verdict.skip)
+        if verdict.due:
+            self._rollbacks = 0
+        if verdict.due or verdict.stop:
+            needed = verdict.stop or self.step == self.spec.steps or self._is_trunk(self.step)
+            self._save(regular=verdict.due, needed=needed)
 
     def _roll_back(self, verdict: _Verdict) -> None:
         """Go on from the last good checkpoint's weights with the next step; what came between is passed over.
 
         As PaLM's trainings did by hand (Chowdhery et al. 2022, section 5.1): the windows since that checkpoint are left
         out, since weights and windows together led here and the same again would lead here again. Only here does it
-        matter to the result when a checkpoint was taken.
+        matter to the result when a checkpoint was taken: one that a stop asked for is not gone back to, but one that
+        was due by the clock is.
         """
         good = None
         if self._rollbacks < ROLLBACKS:
@@ -207,23 +218,21 @@ class Training(pl.LightningModule):
         self._restore(good)
         self._rollbacks += 1
         self._note("rollback", good.step + 1, verdict, f"{verdict.skip}; back to the weights of step {good.step}")
-        self._save(needed=True)
+        self._save(regular=False, needed=True)
 
     def _note(self, kind: Any, first_step: int, verdict: _Verdict, reason: str) -> None:
         incident = Incident.of(kind, self.spec, (first_step, self.step), verdict.loss, verdict.grad_norm, reason)
         self.incidents = [*self.incidents, incident]
         self._say(str(incident))
 
-    def _save(self, needed: bool) -> None:
+    def _save(self, regular: bool, needed: bool) -> None:
         """Commit a checkpoint. A disk that refuses ends the training only where nothing can go on without it."""
         began = time.monotonic()
         if self._ranks.first:
             beat(self.spec.work, "saving")
         try:
             self._progress.sync()
-            save_checkpoint(self._root, self._state(), self.model, self._optimizer, self._ranks)
-            if self._ranks.first and self._rollbacks == 0:
-                prune(self._root, self._is_milestone)
+            save_checkpoint(self._root, self._state(regular), self.model, self._optimizer, self._ranks)
         except OSError as error:
             if needed:
                 raise
@@ -231,17 +240,28 @@ class Training(pl.LightningModule):
                 f"The checkpoint of step {self.step} could not be written ({error.strerror or error}): the training "
                 f"goes on and will try again, but a kill now costs all since the last one; make room in {self._root}."
             )
+        else:
+            self._prune()
         ended = time.monotonic()
         self._save_interval_s = max(SAVE_EVERY_S, (ended - began) / _SAVING_SHARE)
         self._step_began = self._saved_at = ended
 
-    def _state(self) -> State:
+    def _prune(self) -> None:
+        if not self._ranks.first:
+            return
+        try:
+            prune(self._root, self._is_milestone)
+        except OSError as error:
+            self._say(f"Older checkpoints in {self._root} could not be removed ({error}) and take up room there.")
+
+    def _state(self, regular: bool) -> State:
         return State(
             step=self.step,
             trunk_steps=self._trunk_steps,
             guard=self._guard.state() if self._guard else None,
             incidents=self.incidents,
             rollbacks=self._rollbacks,
+            regular=regular,
             digest=self.spec.data.digest,
             world=self._ranks.world,
         )

@@ -1,99 +1,292 @@
-"""SIGKILL the real training at random moments, run it again, and compare every byte with an undisturbed run.
+"""SIGKILL the real training at random moments and in every phase of saving, run it again, and compare every byte with
+an undisturbed run; nor may it read a window twice or leave one out."""
 
-The processes are forked from one that has imported torch and Lightning already (multiprocessing's fork server),
-because a start costs 5 s and a trial 1 s. What runs in them is the whole of `python -m models.fit`.
-"""
-
-import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from models.progress import read_reports
-from models.spec import FitSpec
+from models.spec import FitSpec, Machine
+from tests.chaos.trainee import Faults, events, finish, kill_at, log, start, windows_in_order, windows_seen
 from tests.conftest import PROJECT
 from tests.models.shards import examples_spec, file_bytes, stream_spec
 
 STEPS = 300
-server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["models.fit", "tests.chaos.test_training_kill"])
+SHORT = 80
 
 
-def train(spec: Path, log: Path) -> None:
-    """What `python -m models.fit spec.json` does."""
-    from models.fit import main
-
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    multiprocessing.set_start_method("fork", force=True)  # the default of a process that is not forked itself
-    sys.exit(main([str(spec)]))
+def made(folder: Path, steps: int = STEPS, **changes: Any) -> FitSpec:
+    return stream_spec(folder, steps=steps, keep_trunk=True, **changes)
 
 
-def start(spec: FitSpec) -> BaseProcess:
-    spec.work.mkdir(parents=True, exist_ok=True)
-    file = spec.work / "spec.json"
-    file.write_text(spec.model_dump_json())
-    process = server.Process(target=train, args=(file, spec.work / "log.txt"))
-    process.start()
-    return process
-
-
-def finish(spec: FitSpec) -> None:
-    process = start(spec)
-    process.join(120)
-    assert process.exitcode == 0, (spec.work / "log.txt").read_text()
-
-
-def wait_for_step(process: BaseProcess, spec: FitSpec, step: int) -> None:
-    """Until the training has reported that many steps in all, or has ended."""
-    progress = spec.work / "progress.jsonl"
-    while process.is_alive() and sum(1 for _ in read_reports(progress)) < step:
-        time.sleep(0.005)
-
-
-def kill_at(spec: FitSpec, step: int, delay: float, number: int = signal.SIGKILL) -> int | None:
-    """Start, send the signal a moment after the step, and return the exit code."""
-    process = start(spec)
-    wait_for_step(process, spec, step)
-    time.sleep(delay)
-    if process.is_alive():
-        assert process.pid is not None
-        os.kill(process.pid, number)
-    process.join(60)
-    return process.exitcode
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    spec = stream_spec(tmp_path_factory.mktemp("undisturbed"), steps=STEPS, checkpoint_every=1000)
+    spec = made(tmp_path_factory.mktemp("undisturbed"), checkpoint_every=1000)
     finish(spec)
-    return file_bytes(spec.out)
+    return tree(spec.out)
 
 
-def check(spec: FitSpec, undisturbed: dict[str, bytes]) -> None:
+@pytest.fixture(scope="module")
+def undisturbed_short(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    spec = made(tmp_path_factory.mktemp("short"), SHORT, checkpoint_every=1000)
     finish(spec)
-    assert file_bytes(spec.out) == undisturbed
-    assert [report.step for report, _ in read_reports(spec.work / "progress.jsonl")] == list(range(1, STEPS + 1))
+    return tree(spec.out)
 
 
-@pytest.mark.parametrize(("seed", "workers"), [(1, 0), (2, 2)])
-def test_kills_at_random_steps_change_no_bit(
-    tmp_path: Path, undisturbed: dict[str, bytes], seed: int, workers: int
-) -> None:
+def check(spec: FitSpec, undisturbed: dict[str, bytes], faults: Faults = Faults()) -> None:  # noqa: B008
+    """Run to the end: the same bytes, every step reported once, and every window read in its turn."""
+    finish(spec, faults)
+    assert tree(spec.out) == undisturbed
+    assert [report.step for report, _ in read_reports(spec.work / "progress.jsonl")] == list(range(1, spec.steps + 1))
+    order = windows_in_order(spec)
+    assert len(set(order)) == spec.steps
+    reached = 0
+    for seen in windows_seen(spec):
+        first = order.index(seen[0])
+        assert first <= reached, "windows were left out"
+        assert seen == order[first : first + len(seen)]
+        reached = first + len(seen)
+    assert reached == spec.steps
+
+
+def kill_randomly(spec: FitSpec, kills: int, seed: int) -> None:
     generator = random.Random(seed)
-    spec = stream_spec(tmp_path, steps=STEPS, checkpoint_every=7, workers=workers)
-    for step in sorted(generator.sample(range(1, STEPS - 20), 3)):
-        assert kill_at(spec, step, generator.uniform(0, 0.05)) == -signal.SIGKILL
+    for step in sorted(generator.sample(range(1, spec.steps - 20), kills)):
+        assert kill_at(spec, step, generator.uniform(0, 0.02)) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("kills", "workers"),
+    [(4, 0), (1, 2), pytest.param(20, 0, marks=pytest.mark.slow), pytest.param(20, 2, marks=pytest.mark.slow)],
+)
+def test_kills_at_random_steps_change_no_bit(
+    tmp_path: Path, undisturbed: dict[str, bytes], kills: int, workers: int
+) -> None:
+    spec = made(tmp_path, checkpoint_every=7, workers=workers)
+    kill_randomly(spec, kills, seed=kills + workers)
     check(spec, undisturbed)
+
+
+def kill_at_events(spec: FitSpec, which: range) -> None:
+    """Die at one event in the checkpoints' folder after another, each time a little further on: in looking for the
+    newest checkpoint, in every part of writing one, in removing an old one, and again."""
+    assert kill_at(spec, 2, 0.0) == -signal.SIGKILL
+    for event in which:
+        process = start(spec, Faults(die_at_event=event))
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL, (event, log(spec))
+        assert len(events(spec)) == event
+
+
+PHASES = 68
+"""Events of looking for the newest checkpoint, of saving one and removing another, and of the next one's beginning."""
+
+
+@pytest.mark.parametrize("which", [range(1, PHASES, 6), pytest.param(range(PHASES), marks=pytest.mark.slow)])
+def test_kills_in_every_phase_of_saving_change_no_bit(
+    tmp_path: Path, undisturbed_short: dict[str, bytes], which: range
+) -> None:
+    spec = made(tmp_path, SHORT, checkpoint_every=1)
+    kill_at_events(spec, which)
+    check(spec, undisturbed_short)
+
+
+def test_the_phases_of_saving_are_all_there_are(tmp_path: Path) -> None:
+    """What a process does to the folder between its start and its second save: the trials above reach all of it."""
+    spec = made(tmp_path, SHORT, checkpoint_every=1)
+    assert kill_at(spec, 5, 0.0) == -signal.SIGKILL
+    process = start(spec, Faults(die_at_event=PHASES))
+    process.join(60)
+    happened = events(spec)
+    saves = [place for place, event in enumerate(happened) if event.startswith("os.mkdir .writing")]
+    assert len(saves) == 2
+    one = {event.split("-0")[0] for event in happened[saves[0] : saves[1]]}
+    assert one >= {
+        "os.mkdir .writing",
+        "half model.safetensors",
+        "half optimizer.safetensors",
+        "half random.safetensors",
+        "open state.json",
+        "open manifest.json",
+        "os.fsync model.safetensors",
+        "os.fsync optimizer.safetensors",
+        "os.fsync random.safetensors",
+        "os.fsync state.json",
+        "os.fsync manifest.json",
+        "os.fsync .writing",
+        "os.rename .writing",
+        "os.fsync checkpoints",
+        "os.rename step",
+        "os.remove manifest.json",
+        "os.rmdir .removing-step",
+    }
+
+
+@pytest.mark.parametrize("which", [range(10, 130, 31), pytest.param(range(130), marks=pytest.mark.slow)])
+def test_kills_in_every_phase_of_a_rollback_change_no_bit(tmp_path: Path, which: range) -> None:
+    """The loss of steps 31 and 32 is no number: back to step 28, then to 24; each kill is of a process that has the
+    rollback before it, or has just resumed from it."""
+    faults = Faults(not_a_number_at=(31, 32))
+    whole = made(tmp_path / "whole", SHORT, checkpoint_every=4)
+    finish(whole, faults)
+    begun = made(tmp_path / "begun", SHORT, checkpoint_every=4)
+    assert kill_at(begun, 29, 0.0, faults=faults) == -signal.SIGKILL
+    for event in which:
+        spec = made(tmp_path / "killed", SHORT, checkpoint_every=4)
+        shutil.rmtree(spec.work, ignore_errors=True)
+        shutil.copytree(begun.work, spec.work)
+        process = start(spec, Faults(not_a_number_at=(31, 32), die_at_event=event))
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        finish(spec, faults)
+        assert tree(spec.out) == tree(whole.out)
+        shutil.rmtree(spec.out)
+
+
+@pytest.fixture
+def other_disk() -> Iterator[Path]:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or not os.access(memory, os.W_OK):
+        pytest.skip("there is no /dev/shm to be another file system")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("which", [range(20, PHASES, 17), pytest.param(range(PHASES), marks=pytest.mark.slow)])
+def test_checkpoints_on_another_file_system_change_no_bit(
+    tmp_path: Path, other_disk: Path, undisturbed_short: dict[str, bytes], which: range
+) -> None:
+    """No hard link leads from there to `out`."""
+    spec = made(tmp_path, SHORT, checkpoint_every=1)
+    assert other_disk.stat().st_dev != tmp_path.stat().st_dev or pytest.skip("/dev/shm is this file system")
+    spec.work.mkdir()
+    (spec.work / "checkpoints").symlink_to(other_disk)
+    kill_at_events(spec, which)
+    check(spec, undisturbed_short)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path, but_for: int) -> Path:
+    """Take all room but so many bytes."""
+    ballast = disk / "ballast"
+    room = os.statvfs(disk)
+    ballast.write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - but_for)))
+    return ballast
+
+
+def test_a_full_disk_is_told_and_a_training_killed_on_it_loses_no_bit(
+    tmp_path: Path, small_disk: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """The whole work folder is on it: the record of steps, the log and the checkpoints."""
+    spec = made(tmp_path, checkpoint_every=20).model_copy(update={"work": small_disk / "work"})
+    process = start(spec, Faults(step_s=0.01))
+    wait_for(lambda: reported(spec) >= 30)
+    ballast = fill(small_disk, but_for=12_000)
+    wait_for(lambda: "could not be written" in log(spec))
+    assert "(No space left on device): the training goes on and will try again" in log(spec)
+    time.sleep(0.5)
+    assert process.is_alive()
+    process.kill()
+    process.join()
+    assert [path.name for path in (spec.work / "checkpoints").iterdir()] == ["step-000000000020"]
+    ballast.unlink()
+    assert kill_at(spec, reported(spec) + 50, 0.0) == -signal.SIGKILL
+    check(spec, undisturbed)
+
+
+def test_a_disk_that_gets_room_again_is_saved_to_again(
+    tmp_path: Path, small_disk: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """Lines for which there was no room are written then."""
+    spec = made(tmp_path, checkpoint_every=20).model_copy(update={"work": small_disk / "work"})
+    process = start(spec, Faults(step_s=0.01))
+    wait_for(lambda: reported(spec) >= 30)
+    ballast = fill(small_disk, but_for=0)
+    full = newest(spec)
+    time.sleep(1.0)
+    assert process.is_alive() and newest(spec) == full
+    ballast.unlink()
+    wait_for(lambda: newest(spec) > full)
+    process.kill()
+    process.join()
+    check(spec, undisturbed)
+
+
+def test_a_result_that_finds_no_room_fails_with_a_sentence_and_can_be_gone_on_from(
+    tmp_path: Path, undisturbed_short: dict[str, bytes]
+) -> None:
+    """The limit on a file's size refuses what a full disk does."""
+    spec = made(tmp_path, SHORT, checkpoint_every=10)
+    process = start(spec, Faults(largest_file=60_000))
+    process.join(60)
+    assert process.exitcode == 1
+    assert log(spec).splitlines()[-1].startswith("[Errno 27] File too large: ")
+    assert (
+        log(spec).count("could not be written (File too large)") == 6
+    )  # the trunk, at step 70, cannot be done without
+    check(spec, undisturbed_short)
+
+
+def reported(spec: FitSpec) -> int:
+    return sum(1 for _ in read_reports(spec.work / "progress.jsonl"))
+
+
+def newest(spec: FitSpec) -> str:
+    return max(path.name for path in (spec.work / "checkpoints").glob("step-*"))
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_termination_saves_within_one_step_and_changes_no_bit(
+    tmp_path: Path, undisturbed_short: dict[str, bytes], number: int
+) -> None:
+    spec = made(tmp_path, SHORT, checkpoint_every=1000)
+    step_s = 0.25
+    process = start(spec, Faults(step_s=step_s))
+    wait_for(lambda: reported(spec) >= 3)
+    time.sleep(step_s / 2)
+    before = reported(spec)
+    asked = time.time()
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 75
+    assert reported(spec) <= before + 1
+    saved = spec.work / "checkpoints" / f"step-{reported(spec):012d}"
+    assert saved.stat().st_mtime - asked < step_s + 1.0  # saving takes .02 s; the rest is for a busy machine
+    check(spec, undisturbed_short)
 
 
 def test_a_killed_training_leaves_no_reader_behind(tmp_path: Path) -> None:
@@ -101,7 +294,7 @@ def test_a_killed_training_leaves_no_reader_behind(tmp_path: Path) -> None:
     spec.work.mkdir(parents=True)
     (spec.work / "spec.json").write_text(spec.model_dump_json())
     process = subprocess.Popen([sys.executable, "-m", "models.fit", str(spec.work / "spec.json")], cwd=PROJECT)
-    while sum(1 for _ in read_reports(spec.work / "progress.jsonl")) < 5:
+    while reported(spec) < 5:
         assert process.poll() is None
         time.sleep(0.01)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -109,24 +302,6 @@ def test_a_killed_training_leaves_no_reader_behind(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert psutil.wait_procs(family, timeout=20)[1] == []
-
-
-def test_kills_inside_saving_change_no_bit(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    """A checkpoint after every step: most of the time is spent in one phase or other of saving."""
-    generator = random.Random(3)
-    spec = stream_spec(tmp_path, steps=STEPS, checkpoint_every=1)
-    for step in (5, 30, 60, 90):
-        assert kill_at(spec, step, generator.uniform(0, 0.05)) == -signal.SIGKILL
-    check(spec, undisturbed)
-
-
-def test_a_termination_saves_at_once_and_changes_no_bit(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    spec = stream_spec(tmp_path, steps=STEPS, checkpoint_every=1000)
-    for step, number in ((20, signal.SIGTERM), (100, signal.SIGINT)):
-        assert kill_at(spec, step, 0.01, number) == 75
-        newest = max((spec.work / "checkpoints").iterdir())
-        assert int(newest.name.removeprefix("step-")) == sum(1 for _ in read_reports(spec.work / "progress.jsonl"))
-    check(spec, undisturbed)
 
 
 def test_kills_while_fine_tuning_and_predicting_change_no_bit(tmp_path: Path) -> None:
@@ -140,11 +315,25 @@ def test_kills_while_fine_tuning_and_predicting_change_no_bit(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_kills_of_a_compiled_training_change_no_bit(tmp_path: Path) -> None:
+    """Compiled anew by each process, or taken from the cache that the one before left half-filled."""
+
+    def compiled(folder: Path) -> FitSpec:
+        machine = Machine(precision="bf16", compile="yes")
+        return made(folder, checkpoint_every=7, machine=machine, cache=folder / "cache")
+
+    whole, killed = compiled(tmp_path / "whole"), compiled(tmp_path / "killed")
+    finish(whole)
+    kill_randomly(killed, 3, seed=1)
+    check(killed, tree(whole.out))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_many_kills_at_random_moments_change_no_bit(tmp_path: Path, undisturbed: dict[str, bytes], seed: int) -> None:
     """At any moment at all, start-up included."""
     generator = random.Random(100 + seed)
-    spec = stream_spec(tmp_path, steps=STEPS, checkpoint_every=generator.choice((1, 3, 20)), workers=seed % 2 * 2)
+    spec = made(tmp_path, checkpoint_every=generator.choice((1, 3, 20)), workers=seed % 2 * 2)
     for _ in range(6):
         kill_at(spec, 0, generator.uniform(0, 1.5))
     check(spec, undisturbed)

@@ -2,6 +2,8 @@
 checkpoint that is promised stays."""
 
 import json
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,11 +119,10 @@ def test_a_loss_that_is_no_number_goes_back_to_the_last_checkpoint(
     assert all(bool(torch.isfinite(weight).all()) for weight in load_model(spec.out).parameters())
 
 
-@pytest.mark.parametrize("stops", [(8,), (11,), (12,), (20,)])
+@pytest.mark.parametrize("stops", [(8,), (10,), (9, 1), (11,), (12,), (20,)])
 def test_a_stop_before_or_after_a_rollback_changes_no_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...]
 ) -> None:
-    """One between the checkpoint and the trouble does: it saves, and then that is the last good checkpoint."""
     whole = plain(tmp_path / "whole", 30, checkpoint_every=4)
     on_steps(whole, {11: not_a_number}, monkeypatch)
     fit(whole)
@@ -253,3 +254,32 @@ def _clear(spec: FitSpec) -> bool:
     if progress.exists() and len(progress.read_bytes().splitlines()) >= 6:
         (spec.work / "checkpoints" / ".writing-000000000008").unlink(missing_ok=True)
     return True
+
+
+def test_a_disk_that_is_full_is_told_and_tried_again(tmp_path: Path) -> None:
+    """The limit on a file's size refuses what a full disk does, without one: safetensors tells both in its own way."""
+    whole = plain(tmp_path / "whole", 30, checkpoint_every=4)
+    fit(whole)
+    spec = plain(tmp_path / "full", 30, checkpoint_every=4)
+    said: list[str] = []
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    steps = iter(range(1, 31))
+
+    def stop() -> bool:  # asked after every step
+        full = next(steps) < 10
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if full else before[0], before[1]))
+        return False
+
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        fit(spec, say=said.append, stop=stop)
+    finally:
+        signal.signal(signal.SIGXFSZ, ignored)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    refused = [line for line in said if "could not be written (File too large)" in line]
+    assert [line.split(" could")[0] for line in refused] == ["The checkpoint of step 4", "The checkpoint of step 8"]
+    assert sorted(path.name for path in (spec.work / "checkpoints").iterdir()) == [
+        "step-000000000028",
+        "step-000000000030",
+    ]
+    assert file_bytes(spec.out) == file_bytes(whole.out)
