@@ -31,7 +31,6 @@ from models.spec import FitSpec, HubModel, ModelConfig
 SHORT_S = 30.0
 """A training shorter than this by arithmetic is neither timed nor compiled."""
 _CLEARLY_SLOWER = 1.2
-_WORTH = 2.0  # what compiling must save, in multiples of what it costs
 _COLD_COMPILE_S = {"cpu": 15.0, "cuda": 6.0}  # a layer
 _GAIN = {("cpu", "bf16"): 2.2, ("cpu", "float32"): 1.2, ("cuda", "bf16"): 1.4, ("cuda", "float32"): 1.2}
 _EAGER_FLOPS = {"cpu": 5e10, "cuda": 5e13}  # a core's, a GPU's: the order of magnitude is enough
@@ -110,7 +109,7 @@ def _by_time(spec: FitSpec, ruled: Choice, step_s: Callable[[Arithmetic], float]
     assert isinstance(spec.model, ModelConfig)
     cost = _COLD_COMPILE_S[device().type] * spec.model.layers
     obstacle = cannot_compile()
-    pays = saved > _WORTH * cost
+    pays = saved > cost
     if pays and obstacle:
         return Choice(precision, False, f"{reason}; {obstacle}, which would save some {saved:,.0f} s of {whole:,.0f}")
     return Choice(

@@ -41,13 +41,11 @@ def test_bf16_is_taken_unless_it_is_clearly_slower(
     assert choice.reason.startswith(f"a step takes {bf16 * 1000:,.0f} ms in bf16 and 1,000 ms in float32")
 
 
-def test_compiling_is_chosen_where_it_saves_twice_what_it_costs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two layers cost 30 s; float32 compiled takes 1 / 1.2 of the time: 360 s of training save 60."""
+def test_compiling_is_chosen_where_it_saves_more_than_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers cost 30 s; float32 compiled takes 1 / 1.2 of the time: 180 s of training save 30."""
     monkeypatch.setattr(probe, "SHORT_S", 0.0)
     machine = Machine(precision="float32")
-    for seconds, compiled in ((350.0, False), (370.0, True)):
+    for seconds, compiled in ((170.0, False), (190.0, True)):
         monkeypatch.setattr(probe, "_step_s", lambda *_, seconds=seconds: seconds / 100)
         choice = chosen(stream_spec(tmp_path, steps=100, machine=machine))
         assert choice.compiled == compiled, choice.reason
