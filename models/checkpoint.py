@@ -72,7 +72,8 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Commit the training's state as a folder under `root`; all processes of the group call it.
 
-    A save of 1 GB takes some 3 s: a third writing, a third hashing, a third reading back (a disk of 1 GB/s, 1 core).
+    A save of 1 GB takes some 4.3 s: 1.1 writing, .7 syncing, 2.4 hashing what was written and what is read back (one
+    core, a disk of 1.4 GB/s); restoring it takes .15.
 
     Raises OSError when the disk refuses, of any process (what was written aside is removed, as it may be that which
     fills the disk), ValueError when the disk gives back other bytes than it was given.

@@ -52,7 +52,7 @@ def write_tensors(folder: Path, kind: str, tensors: dict[str, Tensor], ranks: Ra
     mine = {name: tensor for name, tensor in tensors.items() if own or ranks.first or isinstance(tensor, DTensor)}
     places = {name: [part.begin, *part.shape] for name, tensor in mine.items() for part in [part_of(tensor)]}
     file = folder / f"{kind}-{ranks.rank:05d}-of-{ranks.world:05d}.safetensors"
-    _write({name: _plain(tensor) for name, tensor in mine.items()}, file, {_PLACES: json.dumps(places)})
+    _write({name: _plain(tensor) for name, tensor in mine.items()}, file, {_PLACES: json.dumps(places, sort_keys=True)})
 
 
 def part_of(tensor: Tensor) -> Part:

@@ -18,7 +18,7 @@ import pytest
 
 from models.progress import read_reports
 from models.spec import FitSpec, Machine
-from tests.chaos.trainee import Faults, events, finish, kill_at, log, start, windows_in_order, windows_seen
+from tests.chaos.trainee import Faults, events, finish, kill_at, log, start, tree, windows_in_order, windows_seen
 from tests.conftest import PROJECT
 from tests.models.shards import examples_spec, file_bytes, stream_spec
 
@@ -28,10 +28,6 @@ SHORT = 80
 
 def made(folder: Path, steps: int = STEPS, **changes: Any) -> FitSpec:
     return stream_spec(folder, steps=steps, keep_trunk=True, **changes)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -247,9 +243,8 @@ def test_a_result_that_finds_no_room_fails_with_a_sentence_and_can_be_gone_on_fr
     process.join(60)
     assert process.exitcode == 1
     assert log(spec).splitlines()[-1].startswith("[Errno 27] File too large: ")
-    assert (
-        log(spec).count("could not be written (File too large)") == 6
-    )  # the trunk, at step 70, cannot be done without
+    # Six were done without, up to step 60; the seventh is the trunk.
+    assert log(spec).count("could not be written (File too large)") == 6
     check(spec, undisturbed_short)
 
 

@@ -174,3 +174,8 @@ def _watch_the_checkpoints(spec: FitSpec, fatal: int | None) -> None:
     real_fsync, os.fsync = os.fsync, fsync
     real_save_file, models.tensors.save_file = models.tensors.save_file, save_file
     sys.addaudithook(audit)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder and of those in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -11,6 +11,7 @@ from models.checkpoint import (
     Checkpoint,
     State,
     find_damage,
+    good_checkpoint,
     newest_checkpoint,
     prune,
     restore_optimisation,
@@ -34,8 +35,10 @@ def trained(seed: int, steps: int = 2) -> tuple[Transformer, torch.optim.Optimiz
     return model, optimizer
 
 
-def save(root: Path, step: int, model: Transformer, optimizer: torch.optim.Optimizer, rollbacks: int = 0) -> Checkpoint:
-    checkpoint = save_checkpoint(root, State(step, rollbacks=rollbacks), model, optimizer, Ranks())
+def save(
+    root: Path, step: int, model: Transformer, optimizer: torch.optim.Optimizer, regular: bool = True
+) -> Checkpoint:
+    checkpoint = save_checkpoint(root, State(step, regular=regular), model, optimizer, Ranks())
     prune(root, lambda step: step % 1000 == 0)
     return checkpoint
 
@@ -75,6 +78,16 @@ def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
     assert checkpoint is not None and checkpoint.step == 100 and passed_over == []
 
 
+def test_what_a_stop_saved_takes_no_regular_ones_place_and_stays_while_it_is_the_newest(tmp_path: Path) -> None:
+    model, optimizer = trained(seed=0)
+    kept = []
+    for number, regular in ((10, True), (20, True), (23, False), (24, False), (30, True)):
+        save(tmp_path, number, model, optimizer, regular)
+        kept.append(sorted(int(path.name[-4:]) for path in tmp_path.iterdir()))
+    assert kept == [[10], [10, 20], [10, 20, 23], [10, 20, 24], [20, 30]]
+    assert [good.step for back in (0, 1) if (good := good_checkpoint(tmp_path, back))] == [30, 20]
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_newest_one_falls_back_to_the_one_before(tmp_path: Path, file: str, damage: str) -> None:
@@ -106,6 +119,7 @@ def test_a_checkpoint_ahead_of_the_reported_losses_is_not_used(tmp_path: Path) -
 def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
     (tmp_path / ".writing-000000000001").mkdir()
     (tmp_path / ".writing-000000000001" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / ".removing-step-000000000000").mkdir()
     assert newest_checkpoint(tmp_path, at_most=10) == (None, [])
     save(tmp_path, 1, *trained(seed=0))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
