@@ -10,20 +10,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from models.incidents import read_incidents
 from models.progress import read_reports
 from models.spec import FitSpec, Machine
-from tests.chaos.trainee import Faults, events, finish, kill_at, log, start, tree, windows_in_order, windows_seen
+from tests.chaos.trainee import NONE, Faults, events, finish, kill_at, log, start, tree, windows_in_order, windows_seen
 from tests.conftest import PROJECT
 from tests.models.shards import examples_spec, file_bytes, stream_spec
 
 STEPS = 300
-SHORT = 80
+SHORT = 24
 
 
 def made(folder: Path, steps: int = STEPS, **changes: Any) -> FitSpec:
@@ -44,8 +46,8 @@ def undisturbed_short(tmp_path_factory: pytest.TempPathFactory) -> dict[str, byt
     return tree(spec.out)
 
 
-def check(spec: FitSpec, undisturbed: dict[str, bytes], faults: Faults = Faults()) -> None:  # noqa: B008
-    """Run to the end: the same bytes, every step reported once, and every window read in its turn."""
+def check(spec: FitSpec, undisturbed: dict[str, bytes], faults: Faults = NONE) -> None:
+    """Run to the end: the same bytes, every step reported once, every window read in its turn, no litter."""
     finish(spec, faults)
     assert tree(spec.out) == undisturbed
     assert [report.step for report, _ in read_reports(spec.work / "progress.jsonl")] == list(range(1, spec.steps + 1))
@@ -58,6 +60,8 @@ def check(spec: FitSpec, undisturbed: dict[str, bytes], faults: Faults = Faults(
         assert seen == order[first : first + len(seen)]
         reached = first + len(seen)
     assert reached == spec.steps
+    kept = {path.name for path in (spec.work / "checkpoints").iterdir()}
+    assert len(kept) <= 3 and {f"step-{step:012d}" for step in (spec.trunk_step, spec.steps)} <= kept
 
 
 def kill_randomly(spec: FitSpec, kills: int, seed: int) -> None:
@@ -78,41 +82,53 @@ def test_kills_at_random_steps_change_no_bit(
     check(spec, undisturbed)
 
 
-def kill_at_events(spec: FitSpec, which: range) -> None:
-    """Die at one event in the checkpoints' folder after another, each time a little further on: in looking for the
-    newest checkpoint, in every part of writing one, in removing an old one, and again."""
-    assert kill_at(spec, 2, 0.0) == -signal.SIGKILL
-    for event in which:
-        process = start(spec, Faults(die_at_event=event))
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL, (event, log(spec))
-        assert len(events(spec)) == event
-
-
+BEGUN = 110
+"""Events in the checkpoints' folder until the fourth save is under way."""
 PHASES = 68
-"""Events of looking for the newest checkpoint, of saving one and removing another, and of the next one's beginning."""
+"""Events from the next start on: looking for the newest checkpoint, saving, removing, beginning to save again."""
+
+
+def begun(folder: Path, every: int, faults: Faults = NONE) -> FitSpec:
+    """A training that has three saves behind it and died in the fourth."""
+    spec = made(folder, SHORT, checkpoint_every=every)
+    process = start(spec, replace(faults, die_at_event=BEGUN))
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    return spec
+
+
+def check_kills_at_events(
+    begun: FitSpec, which: range, undisturbed: dict[str, bytes], faults: Faults = NONE, disk: Path | None = None
+) -> None:
+    """Let the training go on, die at one of the next events, and go on to its end; each time from the same state."""
+    for event in which:
+        folder = begun.work.parent / f"killed-{event}"
+        spec = begun.model_copy(update={"work": folder / "work", "out": folder / "out"})
+        shutil.copytree(begun.work, spec.work)
+        if disk:
+            place = shutil.move(spec.work / "checkpoints", disk / str(event))
+            (spec.work / "checkpoints").symlink_to(place)
+        process = start(spec, replace(faults, die_at_event=event))
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL and len(events(spec)) == event, log(spec)
+        check(spec, undisturbed, faults)
 
 
 @pytest.mark.parametrize("which", [range(1, PHASES, 6), pytest.param(range(PHASES), marks=pytest.mark.slow)])
 def test_kills_in_every_phase_of_saving_change_no_bit(
     tmp_path: Path, undisturbed_short: dict[str, bytes], which: range
 ) -> None:
-    spec = made(tmp_path, SHORT, checkpoint_every=1)
-    kill_at_events(spec, which)
-    check(spec, undisturbed_short)
+    check_kills_at_events(begun(tmp_path, every=1), which, undisturbed_short)
 
 
-def test_the_phases_of_saving_are_all_there_are(tmp_path: Path) -> None:
-    """What a process does to the folder between its start and its second save: the trials above reach all of it."""
-    spec = made(tmp_path, SHORT, checkpoint_every=1)
-    assert kill_at(spec, 5, 0.0) == -signal.SIGKILL
+def test_the_phases_of_saving_are_all_among_them(tmp_path: Path) -> None:
+    spec = begun(tmp_path, every=1)
     process = start(spec, Faults(die_at_event=PHASES))
     process.join(60)
     happened = events(spec)
     saves = [place for place, event in enumerate(happened) if event.startswith("os.mkdir .writing")]
     assert len(saves) == 2
-    one = {event.split("-0")[0] for event in happened[saves[0] : saves[1]]}
-    assert one >= {
+    assert {event.split("-0")[0] for event in happened[saves[0] : saves[1]]} >= {
         "os.mkdir .writing",
         "half model.safetensors",
         "half optimizer.safetensors",
@@ -133,25 +149,14 @@ def test_the_phases_of_saving_are_all_there_are(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("which", [range(10, 130, 31), pytest.param(range(130), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("which", [range(60, 200, 35), pytest.param(range(0, 200, 3), marks=pytest.mark.slow)])
 def test_kills_in_every_phase_of_a_rollback_change_no_bit(tmp_path: Path, which: range) -> None:
-    """The loss of steps 31 and 32 is no number: back to step 28, then to 24; each kill is of a process that has the
-    rollback before it, or has just resumed from it."""
-    faults = Faults(not_a_number_at=(31, 32))
+    """The loss of steps 15 and 16 is no number: back to the trunk's step 14, then to 12."""
+    faults = Faults(not_a_number_at=(15, 16))
     whole = made(tmp_path / "whole", SHORT, checkpoint_every=4)
     finish(whole, faults)
-    begun = made(tmp_path / "begun", SHORT, checkpoint_every=4)
-    assert kill_at(begun, 29, 0.0, faults=faults) == -signal.SIGKILL
-    for event in which:
-        spec = made(tmp_path / "killed", SHORT, checkpoint_every=4)
-        shutil.rmtree(spec.work, ignore_errors=True)
-        shutil.copytree(begun.work, spec.work)
-        process = start(spec, Faults(not_a_number_at=(31, 32), die_at_event=event))
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-        finish(spec, faults)
-        assert tree(spec.out) == tree(whole.out)
-        shutil.rmtree(spec.out)
+    assert [(i.first_step, i.last_step) for i in read_incidents(whole.out)] == [(15, 15), (13, 16)]
+    check_kills_at_events(begun(tmp_path / "begun", 4, faults), which, tree(whole.out), faults)
 
 
 @pytest.fixture
@@ -168,12 +173,9 @@ def test_checkpoints_on_another_file_system_change_no_bit(
     tmp_path: Path, other_disk: Path, undisturbed_short: dict[str, bytes], which: range
 ) -> None:
     """No hard link leads from there to `out`."""
-    spec = made(tmp_path, SHORT, checkpoint_every=1)
-    assert other_disk.stat().st_dev != tmp_path.stat().st_dev or pytest.skip("/dev/shm is this file system")
-    spec.work.mkdir()
-    (spec.work / "checkpoints").symlink_to(other_disk)
-    kill_at_events(spec, which)
-    check(spec, undisturbed_short)
+    if other_disk.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no other file system than that of the tests")
+    check_kills_at_events(begun(tmp_path, every=1), which, undisturbed_short, disk=other_disk)
 
 
 @pytest.fixture
@@ -238,13 +240,13 @@ def test_a_result_that_finds_no_room_fails_with_a_sentence_and_can_be_gone_on_fr
     tmp_path: Path, undisturbed_short: dict[str, bytes]
 ) -> None:
     """The limit on a file's size refuses what a full disk does."""
-    spec = made(tmp_path, SHORT, checkpoint_every=10)
+    spec = made(tmp_path, SHORT, checkpoint_every=5)
     process = start(spec, Faults(largest_file=60_000))
     process.join(60)
     assert process.exitcode == 1
     assert log(spec).splitlines()[-1].startswith("[Errno 27] File too large: ")
-    # Six were done without, up to step 60; the seventh is the trunk.
-    assert log(spec).count("could not be written (File too large)") == 6
+    # Those of steps 5 and 10 were done without; that of step 14 is the trunk.
+    assert log(spec).count("could not be written (File too large)") == 2
     check(spec, undisturbed_short)
 
 

@@ -41,7 +41,10 @@ class Faults:
     """Every step takes at least so long."""
 
 
-def start(spec: FitSpec, faults: Faults = Faults()) -> BaseProcess:
+NONE = Faults()
+
+
+def start(spec: FitSpec, faults: Faults = NONE) -> BaseProcess:
     spec.work.mkdir(parents=True, exist_ok=True)
     file = spec.work / "spec.json"
     file.write_text(spec.model_dump_json())
@@ -50,7 +53,7 @@ def start(spec: FitSpec, faults: Faults = Faults()) -> BaseProcess:
     return process
 
 
-def finish(spec: FitSpec, faults: Faults = Faults()) -> None:
+def finish(spec: FitSpec, faults: Faults = NONE) -> None:
     process = start(spec, faults)
     process.join(180)
     assert process.exitcode == 0, log(spec)
@@ -60,7 +63,7 @@ def log(spec: FitSpec) -> str:
     return (spec.work / "log.txt").read_text()
 
 
-def kill_at(spec: FitSpec, step: int, delay: float, number: int = signal.SIGKILL, faults: Faults = Faults()) -> Any:
+def kill_at(spec: FitSpec, step: int, delay: float, number: int = signal.SIGKILL, faults: Faults = NONE) -> Any:
     """Start, send the signal a moment after that many steps were reported in all, and return the exit code."""
     process = start(spec, faults)
     progress = spec.work / "progress.jsonl"
