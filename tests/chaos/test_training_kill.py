@@ -114,7 +114,7 @@ def check_kills_at_events(
         check(spec, undisturbed, faults)
 
 
-@pytest.mark.parametrize("which", [range(1, PHASES, 6), pytest.param(range(PHASES), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("which", [range(1, PHASES, 8), pytest.param(range(PHASES), marks=pytest.mark.slow)])
 def test_kills_in_every_phase_of_saving_change_no_bit(
     tmp_path: Path, undisturbed_short: dict[str, bytes], which: range
 ) -> None:

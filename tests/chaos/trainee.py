@@ -109,7 +109,7 @@ def _train(spec_file: Path, faults: Faults) -> None:
     os.dup2(descriptor, 2)
     multiprocessing.set_start_method("fork", force=True)  # the default of a process that is not forked itself
     spec = FitSpec.model_validate_json(spec_file.read_bytes())
-    models.fit.loss_for = _watched(spec, faults)  # type: ignore[assignment]
+    _watch_the_windows(spec, faults)
     _watch_the_checkpoints(spec, faults.die_at_event)
     if faults.largest_file is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -117,27 +117,27 @@ def _train(spec_file: Path, faults: Faults) -> None:
     sys.exit(models.fit.main([str(spec_file)]))
 
 
-def _watched(spec: FitSpec, faults: Faults) -> Callable[[FitSpec], Callable[..., Any]]:
-    """The real loss, told to a file before it is computed, and no number for the windows that are chosen."""
+def _watch_the_windows(spec: FitSpec, faults: Faults) -> None:
+    """Hand the training its loss, compiled or not, in a wrapper that first tells a file which windows are read, and
+    gives no number for the chosen ones."""
+    import models.fit
     from models.data import Steps
-    from models.objectives import loss_for
+    from models.training import Training
 
     batches = Steps(spec)
     marked = {_name(batches[step - 1]) for step in faults.not_a_number_at}
     seen = os.open(spec.work / "seen.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def watched(spec: FitSpec) -> Callable[..., Any]:
-        whole = loss_for(spec)
-
-        def loss(model: Any, batch: Any) -> Any:
+    def watched(spec: FitSpec, model: Any, loss: Callable[..., Any], *others: Any) -> Training:
+        def told(model: Any, batch: Any) -> Any:
             name = _name(batch)
             os.write(seen, f"{os.getpid()} {name}\n".encode())
             time.sleep(faults.step_s)
-            return whole(model, batch) * (float("nan") if name in marked else 1.0)
+            return loss(model, batch) * float("nan") if name in marked else loss(model, batch)
 
-        return loss
+        return Training(spec, model, told, *others)
 
-    return watched
+    models.fit.Training = watched  # type: ignore[assignment, misc]
 
 
 def _watch_the_checkpoints(spec: FitSpec, fatal: int | None) -> None:
