@@ -46,9 +46,6 @@ def environment(processes: int, given: Mapping[str, str] = os.environ) -> dict[s
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # DDP's advice against what models/trainer.py does on purpose
     }
     return {
-        # Threads that wait asleep: spinning ones took 3 times as long on 2 cores whenever another process (a server,
-        # a browser) wanted one of them.
-        "OMP_WAIT_POLICY": "PASSIVE",
         **(several if processes > 1 else {}),
         **given,
         "PYTHONPATH": os.pathsep.join(filter(None, (root, given.get("PYTHONPATH")))),

@@ -94,6 +94,7 @@ def training(folder: Path, model: ModelConfig, steps: int, name: str) -> FitSpec
         machine=Machine(precision="bf16", compile="yes", devices=1),
         work=folder / f"{name}-work",
         out=folder / f"{name}-out",
+        cache=ENVIRONMENTS / "nightschool",
     )
 
 
