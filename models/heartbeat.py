@@ -1,7 +1,7 @@
 """The sign of life of a training process: a small file, touched by the work itself, that says what is being done.
 
 No thread beats here: it would beat through a hang. So a phase that is long by nature (compiling, saving) cannot beat
-every second; it announces itself instead, and who watches is patient. 15 microseconds a beat.
+every second; it announces itself instead, and who watches is patient. 0.1 ms a beat.
 """
 
 from __future__ import annotations

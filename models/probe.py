@@ -1,9 +1,9 @@
 """Chooses, at a training's first start, the arithmetic and whether to compile, and says why with numbers.
 
 A training of under half a minute is decided by rule: timing would cost more than it saves, and tiny runs stay the same
-everywhere. A longer one is timed for some steps that teach nothing: 3 s in a training of minutes for 4 layers of width
-256 on 2 cores, where a step takes 320 ms in bf16 and 144 ms compiled, after 57 s of a first compilation (3.5 s with
-the code of an earlier night).
+everywhere. A longer one is timed for some steps that teach nothing, a few seconds each: with 4 layers of width 256 on
+2 cores a step takes 320 ms in bf16 and 144 ms compiled, after 57 s of a first compilation (3.5 s with the code of an
+earlier night).
 
 Timing is not repeatable, bits must be: the choice is kept in the work folder for every resume (models/claim.py), and
 beside the compiled code for equal trainings on the same machine.

@@ -142,7 +142,8 @@ class NotRun(Exception):
 
 def run(command: list[str], seconds: float) -> str:
     """The command's output; NotRun with its last line when it fails or takes longer."""
-    variables = {**os.environ, "PYTHONPATH": str(PROJECT), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+    variables = {**os.environ, "PYTHONPATH": path, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     try:
         done = subprocess.run(command, env=variables, timeout=seconds, capture_output=True, text=True, check=False)
     except subprocess.TimeoutExpired:
