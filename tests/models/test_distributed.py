@@ -171,6 +171,7 @@ def rank_1(launcher: psutil.Process) -> psutil.Process:
     return next(child for child in launcher.children() if child.environ().get("RANK") == "1")
 
 
+@pytest.mark.slow
 def test_a_killed_process_and_a_stopped_group_go_on_to_the_same_bits(tmp_path: Path) -> None:
     """Longer than the others, so that the kill strikes in the middle."""
     steps = 800
