@@ -231,7 +231,8 @@ def test_without_a_number_of_steps_a_checkpoint_is_taken_by_the_clock(
     monkeypatch.setattr(models.training, "_SAVING_SHARE", 1.0)
     spec = plain(tmp_path, 20, checkpoint_every=None)
     assert not fit(spec, stop=after(19)).finished
-    assert len(list((spec.work / "checkpoints").glob("step-*"))) == 2
+    kept = len(list((spec.work / "checkpoints").glob("step-*")))
+    assert kept in (2, 3)  # two that were due, and the stop's own where that was not
 
 
 def test_a_disk_that_refuses_a_save_does_not_end_a_healthy_training(
