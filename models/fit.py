@@ -28,13 +28,13 @@ from torch import Tensor, nn
 
 from models.checkpoint import Checkpoint, checkpoint_at, copy_checkpoint, newest_checkpoint, restore_weights
 from models.claim import Bits, Claim, claim
-from models.data import Batch, Examples, Steps
+from models.data import Examples, Steps
 from models.flops import peak_flops
 from models.hardware import Arithmetic, compiled, device, keep_large_blocks, machine_name
 from models.heartbeat import beat
 from models.incidents import write_incidents
 from models.memory import how_to_fit
-from models.objectives import loss_for
+from models.objectives import Loss, loss_for
 from models.outcome import Outcome, tell
 from models.probe import choose
 from models.progress import NoProgress, Progress, ProgressFile, read_reports
@@ -137,7 +137,7 @@ def _where_it_stood(spec: FitSpec, ranks: Ranks, say: Callable[[str], None]) -> 
 def _choices(
     claimed: Claim,
     model: nn.Module,
-    loss: Callable[[nn.Module, Batch], Tensor],
+    loss: Loss,
     say: Callable[[str], None],
 ) -> Bits:
     """How to compute: as the training was begun, or, at its first start, chosen and kept."""

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.data import Batch
 from models.flops import flops_per_token
 from models.hardware import Arithmetic, cannot_compile, choose_precision, device, machine_name
 from models.heartbeat import beat
+from models.objectives import Loss
 from models.spec import FitSpec, HubModel, ModelConfig
 
 SHORT_S = 30.0
@@ -50,7 +51,7 @@ class Choice:
 def choose(
     spec: FitSpec,
     model: nn.Module,
-    loss: Callable[[nn.Module, Batch], Tensor],
+    loss: Loss,
     first: Callable[[], Batch],
     processes: int,
 ) -> Choice:
@@ -122,7 +123,7 @@ def _by_time(spec: FitSpec, ruled: Choice, step_s: Callable[[Arithmetic], float]
 def _step_s(
     spec: FitSpec,
     model: nn.Module,
-    loss: Callable[[nn.Module, Batch], Tensor],
+    loss: Loss,
     first: Callable[[], Batch],
     precision: Arithmetic,
 ) -> float:

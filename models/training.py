@@ -19,7 +19,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from models.checkpoint import (
@@ -39,6 +39,7 @@ from models.foreign import Model
 from models.guard import SpikeGuard
 from models.heartbeat import beat
 from models.incidents import Incident
+from models.objectives import Loss
 from models.optim import learning_rate, optimizer_for
 from models.progress import Progress, Report, now_ms
 from models.ranks import Ranks
@@ -79,7 +80,7 @@ class Training(pl.LightningModule):
         self,
         spec: FitSpec,
         model: Model,
-        loss: Callable[[nn.Module, Batch], Tensor],
+        loss: Loss,
         progress: Progress,
         checkpoint: Checkpoint | None,
         stop: Callable[[], bool],

@@ -37,14 +37,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from models.flops import flops_per_token, peak_flops
+from models.sizes import all_weights
 from models.spec import FitSpec, Machine, ModelConfig, Optimisation, Source, TokenStream
-from models.transformer import fresh
 
 PROJECT = Path(__file__).resolve().parents[2]
 PEERS = Path(__file__).parent / "peers"
 
-PEAK_BF16 = {"H100 PCIe": 756e12, "H100": 989.4e12, "H200": 989.4e12, "A100": 312e12, "B200": 2250e12}
-"""Dense bf16 operations a second by a part of the GPU's name, from the data sheets; the first that fits."""
 MFU_GOAL, LITGPT_GOAL = 0.45, 1.15
 NEEDED_S = 20.0
 """With less time left no further side is begun."""
@@ -174,26 +173,21 @@ SIDES = ("fit", "gpt2", "bare", "litgpt", "fit, muon", "bare, deterministic")
 """In the order of their weight: the last ones go without where time runs out."""
 
 
-def operations(model: ModelConfig, weights: int) -> float:
-    """Floating-point operations a token, forward and backward."""
-    return 6 * weights + 12 * model.layers * model.width * model.context_length
-
-
 def main(arguments: argparse.Namespace) -> int:
     if not torch.cuda.is_available() and not arguments.tiny:
         print("not run: there is no GPU here (--tiny tries the script on a CPU)")
         return 0
     ends = time.monotonic() + 60 * arguments.minutes
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    peak = arguments.peak * 1e12 if arguments.peak else next((v for k, v in PEAK_BF16.items() if k in gpu), None)
+    peak = arguments.peak * 1e12 if arguments.peak else peak_flops(gpu)
     found: dict[str, dict[str, Any]] = {}
     missing = {"modded-nanogpt, track 3": "its script and data come from the network; never run here"}
     with tempfile.TemporaryDirectory() as place:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{place}/inductor")
         work = chosen_work(arguments, Path(place))
         write_tokens(work)
-        weights = sum(weights.numel() for weights in fresh(work.model, 0).parameters())
-        count = operations(work.model, weights)
+        count = flops_per_token(work.model)
+        assert count
         for name in SIDES:
             left = ends - time.monotonic()
             if arguments.only and name not in arguments.only:
@@ -213,16 +207,16 @@ def main(arguments: argparse.Namespace) -> int:
             facts["process_s"] = round(time.monotonic() - began, 1)
             found[name] = facts
             print(f"{name:<22} {facts}", file=sys.stderr, flush=True)
-    print_table(found, missing, work, gpu, weights, peak)
+    print_table(found, missing, work, gpu, count, peak)
     return verdict(found)
 
 
 def print_table(
-    found: dict[str, dict[str, Any]], missing: dict[str, str], work: Work, gpu: str, weights: int, peak: float | None
+    found: dict[str, dict[str, Any]], missing: dict[str, str], work: Work, gpu: str, count: int, peak: float | None
 ) -> None:
     """What was run and what was not, for a person and as JSON on the last line."""
-    counted_G, known = operations(work.model, weights) / 1e9, f"{peak / 1e12:g} TFLOP/s" if peak else "not known"
-    print(f"\n{gpu or 'CPU'}, torch {torch.__version__}, {weights / 1e6:.1f} M weights")
+    counted_G, known = count / 1e9, f"{peak / 1e12:g} TFLOP/s" if peak else "not known"
+    print(f"\n{gpu or 'CPU'}, torch {torch.__version__}, {all_weights(work.model) / 1e6:.1f} M weights")
     print(f"{work.model.context_length} tokens a window, {work.micro} windows at once, {work.accumulate} times a step,")
     print(f"{counted_G:.3f} GFLOP a token, peak {known}{'' if peak else ': give --peak'}\n")
     print(f"{'side':<24}{'tokens/s':>12}{'MFU':>9}{'fit against it':>16}  losses")

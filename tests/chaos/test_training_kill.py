@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -198,14 +199,19 @@ def fill(disk: Path, but_for: int) -> Path:
     return ballast
 
 
+def start_and_fill(tmp_path: Path, disk: Path, but_for: int) -> tuple[FitSpec, BaseProcess, Path]:
+    """A training whose whole work folder is on the disk, at step 30 or later, when there is no more room."""
+    spec = made(tmp_path, checkpoint_every=20).model_copy(update={"work": disk / "work"})
+    process = start(spec, Faults(step_s=0.01))
+    wait_for(lambda: reported(spec) >= 30)
+    return spec, process, fill(disk, but_for)
+
+
 def test_a_full_disk_is_told_and_a_training_killed_on_it_loses_no_bit(
     tmp_path: Path, small_disk: Path, undisturbed: dict[str, bytes]
 ) -> None:
     """The whole work folder is on it: the record of steps, the log and the checkpoints."""
-    spec = made(tmp_path, checkpoint_every=20).model_copy(update={"work": small_disk / "work"})
-    process = start(spec, Faults(step_s=0.01))
-    wait_for(lambda: reported(spec) >= 30)
-    ballast = fill(small_disk, but_for=12_000)
+    spec, process, ballast = start_and_fill(tmp_path, small_disk, but_for=12_000)
     wait_for(lambda: "could not be written" in log(spec))
     assert "(No space left on device): the training goes on and will try again" in log(spec)
     time.sleep(0.5)
@@ -222,10 +228,7 @@ def test_a_disk_that_gets_room_again_is_saved_to_again(
     tmp_path: Path, small_disk: Path, undisturbed: dict[str, bytes]
 ) -> None:
     """Lines for which there was no room are written then."""
-    spec = made(tmp_path, checkpoint_every=20).model_copy(update={"work": small_disk / "work"})
-    process = start(spec, Faults(step_s=0.01))
-    wait_for(lambda: reported(spec) >= 30)
-    ballast = fill(small_disk, but_for=0)
+    spec, process, ballast = start_and_fill(tmp_path, small_disk, but_for=0)
     full = newest(spec)
     time.sleep(1.0)
     assert process.is_alive() and newest(spec) == full

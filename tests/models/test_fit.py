@@ -1,6 +1,6 @@
 """The training process in process: it learns, resumes to the same bits, and refuses what it cannot go on with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -13,15 +13,6 @@ from models.saved import load_model
 from models.spec import FitSpec, Machine, StartingPoint
 from models.start import initial_model
 from tests.models.shards import examples_spec, file_bytes, stream_spec
-
-
-@pytest.fixture(autouse=True)
-def settings_of_torch() -> Iterator[None]:
-    """`fit` sets them for its process."""
-    threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(exact)
 
 
 def after(calls: int) -> Callable[[], bool]:

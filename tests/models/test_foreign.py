@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from tests.models.shards import file_bytes, stream_spec
 VOCABULARY, T = 64, 16
 
 
+SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+
+
 def gpt2() -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -40,10 +43,7 @@ def llama() -> Any:
 
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
+            **SMALL,
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=T,
@@ -56,10 +56,7 @@ def bert() -> Any:
 
     return BertForMaskedLM(
         BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
+            **SMALL,
             num_attention_heads=2,
             max_position_embeddings=T,
         )
@@ -71,10 +68,7 @@ def modernbert() -> Any:
 
     return ModernBertForMaskedLM(
         ModernBertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
+            **SMALL,
             num_attention_heads=2,
             max_position_embeddings=T,
             pad_token_id=1,
@@ -91,10 +85,7 @@ def qwen3() -> Any:
 
     return Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
+            **SMALL,
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=8,
@@ -108,10 +99,7 @@ def roberta() -> Any:
 
     return RobertaForMaskedLM(
         RobertaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
+            **SMALL,
             num_attention_heads=2,
             max_position_embeddings=T + 2,
             pad_token_id=1,
@@ -120,15 +108,6 @@ def roberta() -> Any:
 
 
 CAUSAL, MASKED = (gpt2, llama), (bert, modernbert, roberta)
-
-
-@pytest.fixture(autouse=True)
-def _settings_of_torch() -> Iterator[None]:
-    """`fit` sets them for its process."""
-    threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(exact)
 
 
 def write(make: Callable[[], Any], folder: Path) -> Any:

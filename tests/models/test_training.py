@@ -22,9 +22,7 @@ from models.objectives import loss_for
 from models.saved import load_model
 from models.spec import FitSpec, Machine, StartingPoint
 from tests.models.shards import file_bytes, stream_spec
-from tests.models.test_fit import after, settings_of_torch
-
-__all__ = ["settings_of_torch"]
+from tests.models.test_fit import after
 
 Change = Callable[[Tensor], Tensor]
 
