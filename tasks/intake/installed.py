@@ -62,6 +62,10 @@ def installed_distributions(packages: tuple[str, ...] | None = None) -> Iterator
 
 
 def _brings(distribution: Distribution, packages: tuple[str, ...]) -> bool:
+    record = distribution.read_text("RECORD")  # to make paths of all that is installed takes seconds: first its text
+    names = "|".join(map(re.escape, packages))
+    if record is not None and not re.search(rf'^"?({names})[/.]', record, re.MULTILINE):
+        return False
     modules = (_module_name(relative) for relative, _ in _files(distribution))
     return any(module is not None and module.partition(".")[0] in packages for module in modules)
 
