@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models.spec import HubModel, ModelConfig
 from tasks.core.run import CODE_AND_LIBRARIES, flat
 from tasks.core.stage import Call
 from tasks.core.store import Artifact, Request, Store, find_damage, run_of
+from tasks.pretrain import fresh_shape, shape
+from tasks.training.schedule import foretell
+from tasks.training.settings import PretrainSettings
 
 PROMISED = "?"
 """Stands where the digest of an output that does not exist yet would stand."""
@@ -27,6 +31,8 @@ class Step:
     action: str
     """reuse, run, resume (from a checkpoint), or depends (runs unless its inputs come out equal)."""
     why: list[str]
+    derived: list[str] = field(default_factory=list)
+    """The settings that the recipe leaves to published rules: what they would be, and by which."""
 
 
 @dataclass
@@ -35,6 +41,8 @@ class Plan:
 
     store: Store
     steps: list[Step] = field(default_factory=list)
+    vocabulary: int | None = None
+    """Tokens of the tokenizer that would be trained."""
 
     def call(self, call: Call) -> Artifact:
         """Say what would happen; the answer is the artifact that stands, or a promise of one."""
@@ -65,7 +73,22 @@ class Plan:
         """Nothing: a plan leaves no trace."""
 
     def _step(self, call: Call, action: str, why: list[str]) -> None:
-        self.steps.append(Step(call.node, call.stage.name, action, why))
+        derived = [] if action == "reuse" else self._derived(call)
+        self.steps.append(Step(call.node, call.stage.name, action, why, derived))
+
+    def _derived(self, call: Call) -> list[str]:
+        """What rules would give a pre-training; nothing where its model is not known yet."""
+        settings, tokenizer = call.arguments.get("settings"), call.arguments.get("tokenizer")
+        if not isinstance(settings, PretrainSettings) or tokenizer is None:
+            return []
+        model: ModelConfig | HubModel
+        if tokenizer.digest != PROMISED:
+            model = shape(settings, tokenizer)
+        elif self.vocabulary and not settings.start:
+            model = fresh_shape(settings, self.vocabulary)
+        else:
+            return []
+        return foretell(settings, model, goes_on=call.arguments["previous"] is not None)
 
     def _differences(self, call: Call, wanted: Request, promised: list[str]) -> list[str]:
         """What differs from the most similar request that has an answer; promised inputs count as equal."""
@@ -123,16 +146,18 @@ def make_plan(recipe_path: Path, home: Path) -> list[Step]:
     """Walk through the night of a recipe without running anything.
 
     Raises:
-        UserError: the recipe is wrong, or a source that it names is missing.
+        UserError: the recipe is wrong, its model cannot be, or a source that it names is missing.
     """
     from flows.nightly import night
     from flows.recipe import load_recipe
     from tasks.core.stage import context
 
-    plan = Plan(Store(home))
+    recipe = load_recipe(recipe_path)
+    trained = recipe.tokenizer.path is None
+    plan = Plan(Store(home), vocabulary=recipe.tokenizer.vocabulary if trained else None)
     token = context.set(plan)
     try:
-        night(load_recipe(recipe_path), call=lambda flow, *arguments: flow.fn(*arguments))
+        night(recipe, call=lambda flow, *arguments: flow.fn(*arguments))
     finally:
         context.reset(token)
     return plan.steps

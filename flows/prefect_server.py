@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -197,14 +198,15 @@ class PrivateServer:
 
 def _flush_prefect_client() -> None:
     """Send the task states and log lines that Prefect would otherwise send at the interpreter's exit: too late."""
-    if "prefect.events.worker" in sys.modules:
-        from prefect.events.worker import EventsWorker
+    with ThreadPoolExecutor(1) as thread:  # where a loop is running, `drain_all` would only give back a coroutine
+        if "prefect.events.worker" in sys.modules:
+            from prefect.events.worker import EventsWorker
 
-        EventsWorker.drain_all(timeout=5)
-    if "prefect.logging.handlers" in sys.modules:
-        from prefect.logging.handlers import APILogWorker
+            thread.submit(EventsWorker.drain_all, timeout=5).result()
+        if "prefect.logging.handlers" in sys.modules:
+            from prefect.logging.handlers import APILogWorker
 
-        APILogWorker.drain_all(timeout=5)
+            thread.submit(APILogWorker.drain_all, timeout=5).result()
 
 
 @contextmanager

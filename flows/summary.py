@@ -142,10 +142,12 @@ def _times(stages: list[StageEntry]) -> Table:
 
 
 def plan_table(steps: "list[Step]") -> Table:
-    """A line a stage: what would happen, and why."""
+    """A line a stage: what would happen, and why; below it the settings that rules would derive."""
     table = Table("stage", "would", "because", box=None, header_style="bold", pad_edge=False)
     for step in steps:
         table.add_row(step.node, Text(step.action, style=ACTION_STYLES[step.action]), "; ".join(step.why))
+        for sentence in step.derived:
+            table.add_row("", "", Text(sentence, style="dim"))
     return table
 
 

@@ -28,10 +28,16 @@ class Size(NamedTuple):
     context_length: int
     """Tokens a window, where nobody asks for another number."""
 
-    @property
-    def heads(self) -> int:
-        """64 features a head, as BERT and GPT-2."""
-        return self.width // 64
+    def shape(self, attention: Literal["causal", "bidirectional"]) -> dict[str, int]:
+        """Layers, width, heads, kv_heads and context_length.
+
+        64 features a head, as BERT and GPT-2. Grouped key and value heads shrink the cache of generation (Ainslie et
+        al. 2023, "GQA"), which a bidirectional model does not have: there each head has its own, and in a causal one
+        two share, as in Qwen3's smaller models.
+        """
+        heads = self.width // 64
+        shared = attention == "causal" and heads % 2 == 0
+        return {**self._asdict(), "heads": heads, "kv_heads": heads // 2 if shared else heads}
 
 
 SIZES = {
@@ -47,15 +53,6 @@ SIZES = {
 (base, large), and one of 1.3 G weights."""
 
 
-def kv_heads(heads: int, attention: Literal["causal", "bidirectional"]) -> int:
-    """Key and value heads of a model with that many query heads.
-
-    Grouped heads shrink the cache of generation (Ainslie et al. 2023, "GQA"), which a bidirectional model does not
-    have: there each head has its own, and in a causal one two share, as in Qwen3's smaller models.
-    """
-    return heads // 2 if attention == "causal" and heads % 2 == 0 else heads
-
-
 def standard_model(
     name: str,
     vocabulary: int,
@@ -67,17 +64,9 @@ def standard_model(
     """The model of that name in `SIZES`. Raises ValueError for a name that is not there."""
     if name not in SIZES:
         raise ValueError(f"There is no size {name!r}: choose one of {', '.join(SIZES)}.")
-    size = SIZES[name]
-    return ModelConfig.sized(
-        vocabulary=vocabulary,
-        context_length=context_length or size.context_length,
-        layers=size.layers,
-        width=size.width,
-        heads=size.heads,
-        kv_heads=kv_heads(size.heads, attention),
-        attention=attention,
-        tied=tied,
-    )
+    chosen = SIZES[name].shape(attention)
+    chosen["context_length"] = context_length or chosen["context_length"]
+    return ModelConfig.sized(vocabulary=vocabulary, attention=attention, tied=tied, **chosen)
 
 
 def hidden_weights(model: ModelConfig) -> int:

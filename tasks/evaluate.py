@@ -25,6 +25,7 @@ from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.snapshot import Snapshot, shards_of
 from tasks.tokens.vocabulary import end_of_text_id, load_tokenizer, mask_id
+from tasks.training.starting import Origin
 
 if TYPE_CHECKING:
     from models.foreign import Model
@@ -69,14 +70,20 @@ class EvaluateSettings(BaseModel):
     version=2, libraries=("torch", "numpy"), modules=("models.score", "models.generate", "models.fill", "models.saved")
 )
 def evaluate(
-    tokens: Snapshot, tokenizer: Artifact, model: Artifact, settings: EvaluateSettings, out: Path, log: StageLog
+    tokens: Snapshot,
+    tokenizer: Artifact,
+    model: Artifact,
+    origin: Origin,
+    settings: EvaluateSettings,
+    out: Path,
+    log: StageLog,
 ) -> Metrics:
     """Write evaluation.json and samples.json.
 
-    evaluation.json holds "measure" (bits_per_byte, or of a masked model bits_per_hidden_token), "before" (the same
-    shape with weights that have learnt nothing) and "after"; each of these has "all" and "sources" (by name): the
-    measure, low, high (95 % bootstrap interval over documents), documents, and bytes or hidden_tokens. samples.json
-    holds a list of objects with "prompt" and "text".
+    evaluation.json holds "measure" (bits_per_byte, or of a masked model bits_per_hidden_token), "before" (with the
+    weights of `origin`: those of the model from elsewhere, else fresh ones) and "after"; each of these has "all" and
+    "sources" (by name): the measure, low, high (95 % bootstrap interval over documents), documents, and bytes or
+    hidden_tokens. samples.json holds a list of objects with "prompt" and "text".
 
     Raises UserError when no document is held out, or a masked model's tokenizer has no mask.
     """
@@ -87,26 +94,26 @@ def evaluate(
     if not sequences:
         raise UserError("There is nothing to evaluate on: hold out a larger share of documents.")
     trained = load_model(model.path).to(device())
-    untrained = _untrained(trained, model.path, settings.seed).to(device())
+    original = _original(trained, model.path, origin, settings.seed).to(device())
     measure = measure_of(trained)
-    before = _judge(untrained, sequences, chosen, tokenizer, settings)
+    before = _judge(original, sequences, chosen, tokenizer, settings)
     log.progress(1, 2, "models")
     after = _judge(trained, sequences, chosen, tokenizer, settings)
     log.progress(2, 2, "models")
     _write_json(out / "evaluation.json", {"measure": measure, "before": before, "after": after})
     samples = _continuations if measure == "bits_per_byte" else _filled_gaps
     _write_json(out / "samples.json", samples(trained, tokenizer, settings))
-    result, start = after["all"], before["all"][measure]
+    result, first = after["all"], before["all"][measure]
     log.info(
         f"{result[measure]:.3f} {measure.replace('_', ' ')} ({result['low']:.3f} to {result['high']:.3f}) on "
-        f"{len(sequences):,} held-out documents; {start:.3f} before training."
+        f"{len(sequences):,} held-out documents; {first:.3f} before training."
     )
     return {
         "documents": len(sequences),
         measure: result[measure],
         f"{measure}_low": result["low"],
         f"{measure}_high": result["high"],
-        f"{measure}_before": start,
+        f"{measure}_before": first,
     }
 
 
@@ -148,18 +155,24 @@ def _judge(
     }
 
 
-def _untrained(trained: Model, folder: Path, seed: int) -> Model:
-    """The same shape with weights that have learnt nothing."""
+def _original(trained: Model, folder: Path, origin: Origin, seed: int) -> Model:
+    """The model in `folder` before its training: with the weights of the origin, or ones that have learnt nothing."""
     import torch
 
-    from models.foreign import Foreign, empty_foreign
+    from models.foreign import Foreign, empty_foreign, load_foreign
+    from models.saved import load_model
     from models.transformer import fresh
 
-    if not isinstance(trained, Foreign):
-        return fresh(trained.config, seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return empty_foreign(folder, trained.config)
+    if isinstance(trained, Foreign):
+        if origin.folder:
+            return load_foreign(origin.folder, trained.config)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return empty_foreign(folder, trained.config)
+    model = fresh(trained.config, seed)
+    if origin.folder:
+        model.load_state_dict(load_model(origin.folder).state_dict())
+    return model
 
 
 def measure_of(model: Model) -> str:

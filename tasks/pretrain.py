@@ -57,7 +57,7 @@ def pretrain(
     if not shards_of(tokens, "train"):
         raise UserError("There is nothing to train on: the corpus gave no training document.")
     model = shape(settings, tokenizer)
-    plan = schedule(settings, model, log)
+    plan = schedule(settings, model, log, goes_on=previous is not None)
     known = len(partitions_of(previous.manifest)) if previous else 0
     sources = mix(
         shards_of(tokens[known:], "train"),
@@ -83,7 +83,7 @@ def pretrain(
         optimisation=Optimisation(
             algorithm=settings.algorithm,
             learning_rate=plan.learning_rate,
-            warmup_steps=0 if previous else plan.warmup_steps,
+            warmup_steps=plan.warmup_steps,
             cooldown_steps=plan.cooldown_steps,
             weight_decay=plan.weight_decay,
             spike_deviations=settings.spike_deviations,
@@ -110,14 +110,21 @@ def shape(settings: PretrainSettings, tokenizer: Artifact) -> ModelConfig | HubM
 
     Raises UserError for one that cannot be, and for a model to start from that is none or has another tokenizer.
     """
-    attention = ATTENTION[settings.objective]
     if settings.start:
-        return starting_model(settings.start, tokenizer, attention, settings.context_length)
+        return starting_model(settings.start, tokenizer, ATTENTION[settings.objective], settings.context_length)
+    return fresh_shape(settings, count_ids(load_tokenizer(tokenizer)))
+
+
+def fresh_shape(settings: PretrainSettings, tokens: int) -> ModelConfig:
+    """The new model that the settings ask for, over a tokenizer of so many tokens.
+
+    Raises UserError for one that cannot be.
+    """
     try:
         return ModelConfig.sized(
-            attention=attention,
+            attention=ATTENTION[settings.objective],
             tied=settings.tied,
-            vocabulary=vocabulary_size(tokenizer),
+            vocabulary=-(-tokens // 64) * 64,  # rows of the embedding, in multiples that the matrix units like
             context_length=settings.context_length,
             layers=settings.layers,
             width=settings.width,
@@ -128,11 +135,6 @@ def shape(settings: PretrainSettings, tokenizer: Artifact) -> ModelConfig | HubM
         raise UserError(f"The model cannot have this shape: {error.errors()[0]['msg']}.") from error
     except ValueError as error:
         raise UserError(f"The model cannot have this shape: {error}.") from error
-
-
-def vocabulary_size(tokenizer: Artifact) -> int:
-    """Rows that the embedding needs: one for each id, rounded up to a multiple of 64 for the matrix units."""
-    return -(-count_ids(load_tokenizer(tokenizer)) // 64) * 64
 
 
 def objective_of(settings: PretrainSettings, tokenizer: Artifact) -> NextToken | MaskedToken:

@@ -1,8 +1,11 @@
 """What many tests need: a Prefect server of their own, and the optional real data beside the checkout."""
 
+import fcntl
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -55,3 +58,22 @@ def tiny(tmp_path: Path) -> Commands:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(TINY))
     return Commands(tmp_path / "home", recipe)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One finished night of the tiny recipe for the tests of all workers, which only read it: its folder (home,
+    tiny.yaml) and its entry."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # each worker has a folder of its own below the run's
+    folder = shared / "finished"
+    folder.mkdir(exist_ok=True)
+    entry = folder / "night.json"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not entry.exists():
+            (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+            night = Commands(folder / "home", folder / "tiny.yaml").json("run", str(folder / "tiny.yaml"))
+            entry.write_text(json.dumps(night))
+    return folder, json.loads(entry.read_text())

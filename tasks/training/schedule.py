@@ -27,8 +27,10 @@ class Schedule:
     weight_decay: float
 
 
-def schedule(settings: PretrainSettings, model: ModelConfig | HubModel, log: StageLog) -> Schedule:
-    """The schedule of a training; `log` hears what was derived, and from what.
+def schedule(
+    settings: PretrainSettings, model: ModelConfig | HubModel, log: StageLog, goes_on: bool = False
+) -> Schedule:
+    """The schedule of a training; `log` hears what was derived, and from what. One that goes on with a trunk is warm.
 
     Raises UserError where the rules know nothing of the model and the settings leave something to them.
     """
@@ -38,10 +40,24 @@ def schedule(settings: PretrainSettings, model: ModelConfig | HubModel, log: Sta
     shares = {"warmup_steps": settings.warmup, "cooldown_steps": settings.cooldown}
     asked: dict[str, Any] = {name: round(rules.steps * share) for name, share in shares.items() if share is not None}
     asked |= {name: value for name in BY_RULE if (value := getattr(settings, name)) is not None}
+    if goes_on:
+        asked["warmup_steps"] = 0
     for name, why in rules.because.items():
         if name != "steps" and name not in asked:
             log.info(f"{name.replace('_', ' ')} {getattr(rules, name):,}: {why}")
     return Schedule(**{field.name: asked.get(field.name, getattr(rules, field.name)) for field in fields(Schedule)})
+
+
+def foretell(settings: PretrainSettings, model: ModelConfig | HubModel, goes_on: bool) -> list[str]:
+    """What `schedule` would derive, a sentence a setting, as its log would hear them."""
+    said: list[str] = []
+
+    class Listener(StageLog):
+        def info(self, message: str) -> None:
+            said.append(message)
+
+    schedule(settings, model, Listener(), goes_on)
+    return said
 
 
 def _rules_for(settings: PretrainSettings, model: ModelConfig | HubModel, batch: int | None) -> Derived:

@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
-from models.sizes import SIZES, kv_heads
-from tasks.training.starting import fingerprints
+from models.sizes import SIZES
+from tasks.training.starting import Origin, fingerprints
 
 TRUNK_SETTINGS = (
     *("layers", "width", "heads", "kv_heads", "context_length", "tied", "start_files"),
@@ -123,10 +123,8 @@ class PretrainSettings(BaseModel):
         name = values.get("size") if isinstance(values, dict) else None
         if name not in SIZES:
             return values
-        size = SIZES[name]
         attention = ATTENTION.get(values.get("objective", "next_token"), "causal")
-        numbers = {"heads": size.heads, "kv_heads": kv_heads(size.heads, attention)}
-        return {**size._asdict(), **numbers, **values}
+        return {**SIZES[name].shape(attention), **values}
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
@@ -150,3 +148,8 @@ class PretrainSettings(BaseModel):
         Raises UserError if there is no model at the path.
         """
         return {} if self.start is None else fingerprints(self.start)
+
+    @property
+    def origin(self) -> Origin:
+        """What the model knows before its first night. Raises UserError if there is no model at `start`."""
+        return Origin(folder=self.start, files=self.start_files)

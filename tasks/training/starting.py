@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer
 
 from models.folder import load_config
@@ -17,6 +18,17 @@ from tasks.tokens.vocabulary import TOKENIZER_FILE, count_ids, load_tokenizer
 
 TRUNK = "trunk"
 """The folder of a pre-training's output in which its trunk lies."""
+
+
+class Origin(BaseModel):
+    """What the model knew before its first night: nothing, or what a model from elsewhere had learnt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path | None = Field(default=None, exclude=True)
+    """Of the model from elsewhere; not part of the key, which has its files' hashes."""
+    files: dict[str, str] = {}
+    """BLAKE3 of each, by name."""
 
 
 def fingerprints(folder: Path) -> dict[str, str]:

@@ -60,7 +60,7 @@ class Shape:
         )
 
 
-SHAPES = {"small": Shape(4, 256, 4, 256, warm=20, steps=80), "large": Shape(8, 512, 8, 512, warm=3, steps=12)}
+SHAPES = {"small": Shape(4, 256, 4, 256, warm=20, steps=80), "large": Shape(8, 512, 8, 512, warm=2, steps=6)}
 
 
 @dataclass(frozen=True)

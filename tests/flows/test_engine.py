@@ -17,7 +17,7 @@ from tasks.core.batches import Batches
 from tests.plain import PlainRun
 from tests.prose import write_prose
 
-ITEMS = [f"document {number}" for number in range(12)]
+ITEMS = [f"document {number}" for number in range(8)]
 
 
 def digest(item: str, folder: Path) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def test_the_data_stages_put_out_the_same_bytes_on_threads_dask_and_ray(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    write_prose(tmp_path / "texts", files=5, documents=200, seed=3)
+    write_prose(tmp_path / "texts", files=3, documents=200, seed=3)
     write_prose(tmp_path / "evaluation", files=1, documents=10, seed=3)
     source = {"kind": "files", "name": "prose", "paths": [str(tmp_path / "texts")]}
     settings = {

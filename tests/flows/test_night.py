@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.conftest import PROJECT
 from tests.history import history, recorded
@@ -21,15 +20,6 @@ ALL_STAGES = [
     *DATA_STAGES,
     *("pretrain", "evaluate", "export", "examples", "finetune", "finetune-scratch", "baseline", "report"),
 ]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The home folder of one finished night, and the night's entry."""
-    folder = tmp_path_factory.mktemp("night")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    commands = Commands(folder / "home", folder / "tiny.yaml")
-    return folder, commands.json("run", str(commands.recipe))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from flows.plan import Plan, make_plan
+from flows.plan import PROMISED, Plan, make_plan
 from flows.trunk import find_trunk
 from tasks.core.run import Outcome
 from tasks.core.stage import Call, context
@@ -123,8 +123,8 @@ def test_the_plan_says_from_which_night_it_goes_on(past: Past) -> None:
     plan = Plan(past.store)
     token = context.set(plan)
     previous = past.leaves("a")
-    promised = (*past.partitions("a"), Artifact("tokenize", "?", Path("?")))
-    pretrain.run(promised, past.tokenizer, previous, SETTINGS)
+    promised = (*past.partitions("a"), Artifact("tokenize", PROMISED, Path(PROMISED)))
+    pretrain.run(promised, Artifact("tokenizer", PROMISED, Path(PROMISED)), previous, SETTINGS)
     context.reset(token)
     (step,) = plan.steps
     assert (step.action, step.why) == ("run", ["goes on from the trunk of night night-a"])
@@ -190,11 +190,15 @@ def test_a_second_night_goes_on_and_run_again_is_reused(recipe: Path) -> None:
         return store.get(Reference(stage=found.stage, digest=found.digest))
 
     add(recipe, 0)
+    foretold = {step.node: step.derived for step in make_plan(recipe, store.home) if step.derived}
+    assert list(foretold) == ["pretrain"]
+    assert "weight decay 0.1: 0.1 for every size, as GPT-3 (Brown et al. 2020, appendix B)" in foretold["pretrain"]
     first = made(night(recipe))
     assert (first.metrics["trunk_steps"], first.metrics["tokens_seen"]) == (16, 20 * 256)
     add(recipe, 1)
     steps = {step.node: step for step in make_plan(recipe, store.home)}
     assert steps["pretrain"].why == ["goes on from the trunk of night plain"]
+    assert steps["pretrain"].derived == foretold["pretrain"]
     outcomes = night(recipe)
     second = made(outcomes)
     assert not [outcome for outcome in outcomes if outcome.node.endswith("-0")]

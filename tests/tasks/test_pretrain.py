@@ -12,16 +12,8 @@ from models.spec import MaskedToken, ModelConfig
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
-from tasks.pretrain import (
-    mean_last_loss,
-    objective_of,
-    order_seed,
-    pretrain,
-    shape,
-    vocabulary_size,
-    weights_in,
-)
-from tasks.training.schedule import schedule
+from tasks.pretrain import fresh_shape, mean_last_loss, objective_of, order_seed, pretrain, shape, weights_in
+from tasks.training.schedule import foretell, schedule
 from tasks.training.settings import PretrainSettings
 from tests.tasks.conftest import HeardLog, Small
 
@@ -97,6 +89,15 @@ def test_what_the_settings_leave_out_is_derived_and_the_log_says_from_what() -> 
     ]
 
 
+def test_a_training_that_goes_on_is_warm_already_and_what_is_foretold_is_what_the_log_hears() -> None:
+    for goes_on in (False, True):
+        log = HeardLog()
+        found = schedule(PretrainSettings(tokens=100_000), MODEL, log, goes_on)
+        assert (found.warmup_steps == 0) == goes_on
+        assert any("warmup" in line for line in log.lines) != goes_on
+        assert foretell(PretrainSettings(tokens=100_000), MODEL, goes_on) == log.lines
+
+
 def test_what_the_settings_say_is_kept() -> None:
     log = HeardLog()
     asked = PretrainSettings(tokens=1 << 15, batch=4, learning_rate=0.5, weight_decay=0.0, warmup=0.0, cooldown=1.0)
@@ -151,7 +152,7 @@ def test_every_night_of_a_trunk_has_an_order_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_embedding_has_a_row_for_every_token(small: Small) -> None:
-    assert vocabulary_size(small.tokenizer) == 448
+    assert shape(TINY, small.tokenizer) == fresh_shape(TINY, 448) == fresh_shape(TINY, 385) == MODEL
 
 
 def test_an_impossible_shape_is_the_users_mistake(small: Small) -> None:

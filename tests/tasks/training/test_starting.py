@@ -41,22 +41,19 @@ def test_a_model_from_elsewhere_learns_is_judged_and_leaves_as_what_it_was(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    folders = {name: tmp_path / name for name in ("model", "evaluation", "export")}
+    folders = {name: tmp_path / name for name in ("model", "untouched", "evaluation", "export")}
     for folder in folders.values():
         folder.mkdir()
     tokens, log = (small.tokens,), HeardLog()
     asked = settings(gpt2, continues=False)
     pretrain(tokens, small.tokenizer, None, asked, folders["model"], tmp_path / "work", tmp_path / "cache", log)
     model = Artifact.of("pretrain", folders["model"])
-    judged = evaluate(
-        tokens,
-        small.tokenizer,
-        model,
-        EvaluateSettings(documents=20, prompts=("The",), sample_tokens=3),
-        folders["evaluation"],
-        StageLog(),
-    )
+    judging = EvaluateSettings(documents=20, prompts=("The",), sample_tokens=3)
+    judged = evaluate(tokens, small.tokenizer, model, asked.origin, judging, folders["evaluation"], StageLog())
     assert judged["bits_per_byte"] < judged["bits_per_byte_before"]
+    original = Artifact.of("pretrain", gpt2)
+    untouched = evaluate(tokens, small.tokenizer, original, asked.origin, judging, folders["untouched"], StageLog())
+    assert judged["bits_per_byte_before"] == untouched["bits_per_byte"]  # what it knew, not what a guess knows
     export(model, small.tokenizer, folders["export"], StageLog())
     assert json.loads((folders["export"] / "config.json").read_text())["architectures"] == ["GPT2LMHeadModel"]
     assert not (folders["export"] / "losses.parquet").exists()
