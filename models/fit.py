@@ -217,7 +217,8 @@ def main(arguments: list[str]) -> int:
         sentence = _explain(error, spec, ranks.world)
         print(sentence, file=sys.stderr)
         if not (ranks.world > 1 and is_severed(error)):
-            tell(spec.work, Outcome("failed", ranks.rank, sentence))
+            with contextlib.suppress(OSError):  # on a full disk the line above is what is left to read
+                tell(spec.work, Outcome("failed", ranks.rank, sentence))
         return 1
     if ranks.first:
         tell(spec.work, Outcome("finished" if result.finished else "stopped", ranks.rank))

@@ -87,11 +87,11 @@ def estimated_s(spec: FitSpec, processes: int) -> float:
 
 def _by_rule(spec: FitSpec) -> Choice:
     precision, reason = choose_precision(spec.machine.precision)
-    if spec.data.kind != "stream" and spec.machine.compile == "yes":
+    if spec.data.kind != "stream" and spec.machine.compile is True:
         return Choice(precision, False, f"{reason}; not compiled: labelled examples differ in length")
-    if spec.machine.compile == "yes" and (obstacle := cannot_compile()):
-        raise ValueError(f"The training cannot be compiled as asked: {obstacle}. Install one or set compile to no.")
-    return Choice(precision, spec.machine.compile == "yes", reason)
+    if spec.machine.compile is True and (obstacle := cannot_compile()):
+        raise ValueError(f"The training cannot be compiled as asked: {obstacle}. Install one or set compile to false.")
+    return Choice(precision, spec.machine.compile is True, reason)
 
 
 def _by_time(spec: FitSpec, ruled: Choice, step_s: Callable[[Arithmetic], float]) -> Choice:

@@ -214,7 +214,7 @@ class Machine(Frozen):
 
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Of the arithmetic; weights and optimizer are float32 always. auto = by a short probe."""
-    compile: Literal["auto", "yes", "no"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
     """Whether the model is compiled; auto = where the run is long enough to pay for it."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """How several devices share the work: each holds the model (ddp), or a part of it (fsdp). auto = ddp where there is

@@ -37,7 +37,7 @@ class MachineSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Of the arithmetic; weights are float32 always."""
-    compile: Literal["auto", "yes", "no"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
     """Whether the model is compiled; auto = where the run is long enough to pay for it."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """How several devices share the work: each holds the model (ddp) or a part of it (fsdp)."""

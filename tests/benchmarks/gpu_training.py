@@ -88,7 +88,7 @@ class Work:
             batch=self.micro * self.accumulate,
             accumulate=self.accumulate,
             seed=0,
-            machine=Machine(precision="bf16", compile="yes" if self.compiled else "no", devices=1),
+            machine=Machine(precision="bf16", compile=self.compiled, devices=1),
             work=self.folder / f"work-{algorithm}",
             out=self.folder / f"out-{algorithm}",
             checkpoint_every=steps,

@@ -2,7 +2,7 @@
 
 The sides of one round run one after the other (A B C, A B C, ...), so that a machine that slows down slows all of them.
 Wall time and CPU time are of the process and its descendants; memory is the largest sum of their proportional set
-sizes, looked at five times a second, so that pages shared between processes count once.
+sizes, so that pages shared between processes count once.
 """
 
 import contextlib
@@ -25,6 +25,8 @@ from tests.benchmarks.quickstart import memory
 
 ENVIRONMENTS = Path(os.environ.get("NIGHTSCHOOL_BENCHMARKS", Path.home() / ".cache" / "nightschool-benchmarks"))
 LOOK_S = 0.2
+"""Between two looks at a side's memory. One takes some 20 ms of a core, which a training on all cores waits for: look
+at those less often."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def environment(name: str, requirements: Sequence[str]) -> str:
     return str(python)
 
 
-def run_side(side: Side) -> Measured:
+def run_side(side: Side, look_s: float = LOOK_S) -> Measured:
     """Run a side once; what it prints goes nowhere but for the last line, and all of it to stderr if it fails."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
@@ -83,7 +85,8 @@ def run_side(side: Side) -> Measured:
         while process.poll() is None:
             peak = max(peak, memory(tree))
             seen |= processor_times(tree)
-            time.sleep(LOOK_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(look_s)
         wall = time.perf_counter() - started
         output.seek(0)
         said = output.read()
@@ -106,11 +109,11 @@ def processor_times(tree: psutil.Process) -> dict[tuple[int, float], float]:
     return times
 
 
-def compare(sides: Sequence[Side], rounds: int) -> None:
+def compare(sides: Sequence[Side], rounds: int, look_s: float = LOOK_S) -> None:
     """Run all sides in turn, `rounds` times, and keep what was measured with each; a line a run on stderr."""
     for number in range(rounds):
         for side in sides:
-            measured = run_side(side)
+            measured = run_side(side, look_s)
             side.runs.append(measured)
             figures = f"{measured.wall_s:8.1f} s wall {measured.cpu_s:8.1f} s CPU {measured.peak_bytes / 1e6:8.0f} MB"
             print(f"round {number + 1}  {side.name:<28} {figures}  {measured.facts}", file=sys.stderr)

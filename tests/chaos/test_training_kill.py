@@ -319,7 +319,7 @@ def test_kills_of_a_compiled_training_change_no_bit(tmp_path: Path) -> None:
     """Compiled anew by each process, or taken from the cache that the one before left half-filled."""
 
     def compiled(folder: Path) -> FitSpec:
-        machine = Machine(precision="bf16", compile="yes")
+        machine = Machine(precision="bf16", compile=True)
         return made(folder, checkpoint_every=7, machine=machine, cache=folder / "cache")
 
     whole, killed = compiled(tmp_path / "whole"), compiled(tmp_path / "killed")

@@ -1,11 +1,13 @@
 """Recipes: strict, with one sentence for each way of getting one wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from flows.recipe import find_recipe, load_recipe
 from tasks.core.errors import UserError
+from tests.conftest import PROJECT
 
 GOOD = "name: small\ningest:\n  sources:\n    - kind: python-docs\n"
 
@@ -27,6 +29,13 @@ def test_every_recipe_that_ships_is_valid_under_its_own_name() -> None:
     for name in ("quickstart", "masked"):
         assert load_recipe(Path(name)).name == name
         assert find_recipe(Path(name)).is_file()
+
+
+def test_every_recipe_in_the_readme_is_valid(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        load_recipe(written(tmp_path, block if "ingest:" in block else GOOD + block))
 
 
 @pytest.mark.parametrize(

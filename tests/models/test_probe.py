@@ -55,7 +55,7 @@ def test_compiling_is_chosen_where_it_saves_more_than_it_costs(tmp_path: Path, m
 def test_labelled_examples_are_never_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "_step_s", lambda *_: 1.0)
     assert not chosen(examples_spec(tmp_path, steps=LONG)).compiled
-    asked = chosen(examples_spec(tmp_path, machine=Machine(compile="yes")))
+    asked = chosen(examples_spec(tmp_path, machine=Machine(compile=True)))
     assert not asked.compiled and "labelled examples differ in length" in asked.reason
 
 
@@ -108,7 +108,7 @@ def test_a_compiled_training_keeps_its_code_and_its_bits(tmp_path: Path) -> None
 
     outputs, reused = [], []
     for name in ("cold", "warm"):
-        spec = stream_spec(tmp_path / name, cache=tmp_path / "cache", machine=Machine(precision="bf16", compile="yes"))
+        spec = stream_spec(tmp_path / name, cache=tmp_path / "cache", machine=Machine(precision="bf16", compile=True))
         before = set((tmp_path / "cache").rglob("*.so"))
         fit(spec)
         outputs.append(file_bytes(spec.out))

@@ -50,7 +50,7 @@ def large(loss: Tensor) -> Tensor:
 
 
 def plain(folder: Path, steps: int, **changes: Any) -> FitSpec:
-    return stream_spec(folder, steps=steps, machine=Machine(precision="float32", compile="no"), **changes)
+    return stream_spec(folder, steps=steps, machine=Machine(precision="float32", compile=False), **changes)
 
 
 def incidents(spec: FitSpec) -> list[dict[str, Any]]:

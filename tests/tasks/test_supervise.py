@@ -18,7 +18,7 @@ from tests.models.shards import file_bytes, stream_spec
 from tests.tasks.conftest import HeardLog
 
 LONG = 100_000
-EAGER = Machine(precision="float32", compile="no")  # so many steps would be worth compiling
+EAGER = Machine(precision="float32", compile=False)  # so many steps would be worth compiling
 
 
 def when_training(spec: FitSpec, act: Callable[[psutil.Process], None], times: int = 1) -> threading.Thread:
