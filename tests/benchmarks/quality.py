@@ -1,7 +1,7 @@
 """How much training time does a given quality cost? Ours against AdamW with a tuned cosine on nanoGPT's shape.
 
-    uv run python -m tests.benchmarks.quality             # three rounds: about 22 minutes on 2 idle cores
-    uv run python -m tests.benchmarks.quality --tune      # the grid behind `RIVAL` and `OURS`
+    uv run python -m tests.benchmarks.quality             # three rounds: about 33 minutes on 2 idle cores
+    uv run python -m tests.benchmarks.quality --tune      # both grids, a run a point: about half an hour
 
 Both sides learn from the same 8k BPE tokens of ../shared/data/text/classic_books.parquet, with 4 layers of width 256,
 windows of 256, 2 threads, compiled, and are judged by bits per byte of the same windows of held-out books. The target
