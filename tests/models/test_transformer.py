@@ -69,10 +69,11 @@ def test_sizes_follow_from_few_numbers() -> None:
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("documents", [False, True])
-def test_the_cpus_short_cut_is_the_same_attention(kv_heads: int, causal: bool, documents: bool) -> None:
+@pytest.mark.parametrize("T", [1, 24, 25])
+def test_the_cpus_short_cut_is_the_same_attention(kv_heads: int, causal: bool, documents: bool, T: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, heads, 24, 16, generator=generator) for heads in (4, kv_heads, kv_heads))
-    visible = visible_within(torch.tensor([[0] * 9 + [1] * 15, [0] * 24]), causal) if documents else None
+    q, k, v = (torch.randn(2, heads, T, 16, generator=generator) for heads in (4, kv_heads, kv_heads))
+    visible = visible_within(torch.tensor([[0] * 9 + [1] * 16, [0] * 25])[:, :T], causal) if documents else None
     short_cut = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), causal, visible)
     torch.testing.assert_close(short_cut.float(), attend(q, k, v, causal, visible), atol=0.03, rtol=0.03)
 
