@@ -37,8 +37,8 @@ LOOK_S = 2.0
 GOAL = 0.6
 """Of the time of nanoGPT's own float32."""
 RIVAL = {"batch": 8, "steps": 1000, "warmup": 100, "rate": 2e-3}
-"""The best of `RIVAL_GRID`, at 2 M tokens."""
-RIVAL_GRID = {"rate": (1e-3, 2e-3, 4e-3), "batch": (8, 16)}
+"""The best of `RIVAL_GRID`, at 2 M tokens: 1.984 bits a byte, against 2.012 at half and 2.077 at twice its rate."""
+RIVAL_GRID = {"rate": (1e-3, 2e-3, 4e-3), "batch": (8,)}
 OURS_STEPS = 500
 OURS_GRID = {"algorithm": ("adamw", "muon"), "rate": (0.5, 1.0, 2.0)}
 """Rates as multiples of the derived one."""
