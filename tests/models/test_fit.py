@@ -106,10 +106,11 @@ def test_a_loss_that_is_no_number_ends_the_training_with_a_sentence(tmp_path: Pa
 
 def test_a_classifier_learns_and_predicts_every_test_document(tmp_path: Path) -> None:
     spec = examples_spec(tmp_path)
-    assert fit(spec).finished
+    every_label = spec.data.model_copy(update={"rows": tuple(range(60))})
+    assert fit(spec.model_copy(update={"data": every_label})).finished
     predictions = pl.read_parquet(spec.out / "predictions.parquet")
     assert predictions["doc_id"].to_list() == [f"test/{i}" for i in range(60)]
-    assert (predictions["label"] == predictions["predicted"]).mean() > 0.85  # type: ignore[operator]
+    assert (predictions["label"] == predictions["predicted"]).mean() > 0.9  # type: ignore[operator]
 
 
 def test_a_classifier_stopped_anywhere_ends_in_the_same_bits(tmp_path: Path) -> None:
