@@ -28,12 +28,11 @@ from rich.table import Table
 from models.sizes import derived, standard_model
 from tasks.split import is_heldout
 from tasks.tokens.pieces import END_OF_TEXT, learn
-from tests.benchmarks.sides import Side, compare
+from tests.benchmarks.sides import SELDOM_S, Side, compare
 from tests.conftest import SHARED_DATA
 
 VOCABULARY, CONTEXT = 8192, 256
 HELD_OUT, JUDGED = 0.1, 400
-LOOK_S = 2.0
 GOAL = 0.6
 """Of the time of nanoGPT's own float32."""
 RIVAL = {"batch": 8, "steps": 1000, "warmup": 100, "rate": 2e-3}
@@ -94,20 +93,16 @@ def side(name: str, peer: str, folder: Path, described: dict) -> Side:
     return Side(name, (sys.executable, "-m", f"{PEERS}.quality_{peer}", str(folder), json.dumps(described)))
 
 
+def once(side: Side) -> None:
+    compare([side], rounds=1, look_s=SELDOM_S)
+
+
 def tune(folder: Path) -> None:
     """Every point of both grids once, in bf16: quality differs from float32's by less than from one seed to another."""
     for algorithm, rate in itertools.product(*OURS_GRID.values()):
-        compare(
-            [replace(ours(folder, 0, algorithm, rate), name=f"ours {algorithm} {rate:g} times")],
-            rounds=1,
-            look_s=LOOK_S,
-        )
+        once(replace(ours(folder, 0, algorithm, rate), name=f"ours {algorithm} {rate:g} times"))
     for rate, batch in itertools.product(*RIVAL_GRID.values()):
-        compare(
-            [replace(rival(folder, 0, "bf16", rate=rate, batch=batch), name=f"rival {rate:g} {batch}")],
-            rounds=1,
-            look_s=LOOK_S,
-        )
+        once(replace(rival(folder, 0, "bf16", rate=rate, batch=batch), name=f"rival {rate:g} {batch}"))
 
 
 def judge(folder: Path, rounds: int) -> bool:
@@ -115,7 +110,7 @@ def judge(folder: Path, rounds: int) -> bool:
     runs: dict[str, list[dict]] = {}
     for seed in range(rounds):
         for each in (ours(folder, seed), rival(folder, seed, "bf16"), rival(folder, seed, "float32")):
-            compare([each], rounds=1, look_s=LOOK_S)
+            once(each)
             runs.setdefault(each.name, []).append(each.facts)
     bits, times = (
         {name: statistics.median(run[what] for run in facts) for name, facts in runs.items()}

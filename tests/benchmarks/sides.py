@@ -25,8 +25,9 @@ from tests.benchmarks.quickstart import memory
 
 ENVIRONMENTS = Path(os.environ.get("NIGHTSCHOOL_BENCHMARKS", Path.home() / ".cache" / "nightschool-benchmarks"))
 LOOK_S = 0.2
-"""Between two looks at a side's memory. One takes some 20 ms of a core, which a training on all cores waits for: look
-at those less often."""
+"""Between two looks at a side's memory."""
+SELDOM_S = 2.0
+"""The same for trainings: a look takes some 20 ms of a core, which a training on all cores waits for."""
 
 
 @dataclass(frozen=True)
