@@ -3,9 +3,14 @@
 Threads are the default on one machine: the kernels are Rust or compiled and release the interpreter's lock, and a Dask
 or Ray worker takes some 10 s to start and 300 MB, since each imports everything. All workers must see the home folder
 under the same path.
+
+A cluster of this machine is for one night and for nobody else. Whoever reaches its ports could run code as its owner,
+so Ray's ask for a token that only this process and its children know, and Dask's speak TLS with certificates of the
+night. Its workers run under the interpreter that runs this, and install nothing.
 """
 
 import os
+import secrets
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,17 +62,47 @@ class Engine(BaseModel):
                 f"the recipe's engine is {self.kind}, and prefect-{self.kind} is not installed; "
                 f"install it with `uv sync --extra {self.kind}`"
             )
+        if self.address:
+            return self._of_a_running_cluster()
+        return _dask_here(workers) if self.kind == "dask" else _ray_here(workers)
+
+    def _of_a_running_cluster(self) -> "TaskRunner[Any]":
         if self.kind == "dask":
             from prefect_dask.task_runners import DaskTaskRunner
 
-            if self.address:
-                return DaskTaskRunner(address=self.address)
-            return DaskTaskRunner(
-                cluster_kwargs={"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-            )
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            return DaskTaskRunner(address=self.address)
+        os.environ.update(_RAY_AS_IT_IS)
         from prefect_ray.task_runners import RayTaskRunner
 
-        if self.address:
-            return RayTaskRunner(address=self.address)
-        return RayTaskRunner(init_kwargs={"num_cpus": workers, "include_dashboard": False, "log_to_driver": False})
+        return RayTaskRunner(address=self.address)
+
+
+_RAY_AS_IT_IS = {
+    # Under `uv run` Ray would pack the project and build a second environment (7 GB) for every session.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def _dask_here(workers: int) -> "TaskRunner[Any]":
+    import dask
+    from prefect_dask.task_runners import DaskTaskRunner
+
+    # The pages of scheduler and workers know no TLS: they serve nothing.
+    dask.config.set({"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []})
+    cluster = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None, "security": True}
+    return DaskTaskRunner(cluster_kwargs=cluster)
+
+
+def _ray_here(workers: int) -> "TaskRunner[Any]":
+    os.environ.update(_RAY_AS_IT_IS)  # read when Ray is imported
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once a process
+    # Ports of metrics ask for no token; they cannot be closed but by a number that no port has.
+    os.environ.update({"AUTOSCALER_METRIC_PORT": "-1", "DASHBOARD_METRIC_PORT": "-1"})
+    from prefect_ray.task_runners import RayTaskRunner
+
+    quiet = {"include_dashboard": False, "log_to_driver": False}
+    return RayTaskRunner(
+        init_kwargs={"num_cpus": workers, **quiet, "_system_config": {"enable_metrics_collection": False}}
+    )

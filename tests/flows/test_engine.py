@@ -1,13 +1,21 @@
-"""The engines: threads, Dask and Ray do the same batches with the same bytes, and a killed worker changes nothing."""
+"""The engines: threads, Dask and Ray do the same batches with the same bytes, and a killed worker changes nothing; a
+cluster of this machine obeys nobody else and installs nothing."""
 
 import hashlib
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -29,8 +37,8 @@ def digest(item: str, folder: Path) -> dict[str, Any]:
     return {"first": content[0]}
 
 
-def run(engine: Engine, folder: Path) -> dict[str, str]:
-    """The files that the engine's batches wrote, by path."""
+def run(engine: Engine, folder: Path, meanwhile: Callable[[], None] = lambda: None) -> dict[str, str]:
+    """The files that the engine's batches wrote, by path; `meanwhile` is called while its workers are up."""
     from prefect import flow
 
     from tasks.core.run import submit_to_prefect
@@ -39,6 +47,7 @@ def run(engine: Engine, folder: Path) -> dict[str, str]:
     def batches() -> None:
         done = Batches(folder, submit_to_prefect).map("digest", digest, ITEMS)
         assert [batch.facts["first"] for batch in done] == [hashlib.blake2b(i.encode()).hexdigest()[0] for i in ITEMS]
+        meanwhile()
 
     batches()
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.glob("digest/*/digest.txt"))}
@@ -58,22 +67,90 @@ def expected() -> dict[str, str]:
     return {f"digest/{n:06d}/digest.txt": hashlib.blake2b(item.encode()).hexdigest() for n, item in enumerate(ITEMS)}
 
 
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """Where Ray writes; a short path, since its sockets' names may have 107 letters."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(folder))
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.mark.usefixtures("prefect_api")
 def test_threads_do_every_batch(tmp_path: Path) -> None:
     assert run(Engine(), tmp_path) == expected()
 
 
+INTRUDERS = {
+    "dask": "from distributed import Client; print('inside', Client({address!r}, timeout=5).run(lambda: 1))",
+    "ray": "import ray; ray.init({address!r}, log_to_driver=False); print('inside', ray.nodes())",
+}
+
+
+def cluster_address(kind: str) -> str:
+    """What a stranger on this machine would find among the open ports."""
+    if kind == "ray":
+        import ray
+
+        return str(ray.get_runtime_context().gcs_address)
+    from prefect.context import FlowRunContext
+
+    return str(FlowRunContext.get().task_runner.client.scheduler.address)  # type: ignore[union-attr]
+
+
+def answered(ports: set[tuple[str, int]]) -> dict[str, bytes]:
+    """What any of the ports tells a browser that knows no secret."""
+    told = {}
+    for host, port in ports:
+        for path in ("/", "/metrics", "/json/identity.json", "/info/main/workers.html", "/api/v0/logs"):
+            url = f"http://{'127.0.0.1' if host in ('::', '0.0.0.0') else host}:{port}{path}"
+            try:
+                answer = httpx.get(url, trust_env=False, timeout=5)
+            except httpx.HTTPError:
+                continue  # it does not speak HTTP
+            if answer.status_code == 200:
+                told[url] = answer.content
+    return told
+
+
+def listening() -> set[tuple[str, int]]:
+    """Every port that this process and its descendants listen on."""
+    me = psutil.Process()
+    return {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in [me, *me.children(recursive=True)]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
 @pytest.mark.usefixtures("prefect_api")
 @pytest.mark.parametrize("kind", ["dask", "ray"])
-def test_a_cluster_does_the_same_and_a_killed_worker_changes_nothing(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+def test_a_cluster_survives_a_killed_worker_and_lets_nobody_else_in(
+    tmp_path: Path, ray_folder: Path, kind: str
 ) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray leaves a token in the developer's home
     pytest.importorskip(f"prefect_{kind}", reason=f"the optional package prefect-{kind} is not installed")
     killed: list[int] = []
     killer = threading.Thread(target=kill_first_worker, args=(tmp_path, killed), daemon=True)
     killer.start()
-    assert run(Engine(kind=kind, workers=2), tmp_path) == expected()  # type: ignore[arg-type]
+    before = listening()  # another test's server
+
+    def intrude() -> None:
+        assert answered(listening() - before) == {}
+        code = INTRUDERS[kind].format(address=cluster_address(kind).replace("tls://", "tcp://"))
+        stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**stranger, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        assert done.returncode != 0
+        assert "inside" not in done.stdout
+
+    assert run(Engine(kind=kind, workers=2), tmp_path, intrude) == expected()  # type: ignore[arg-type]
     killer.join(5)
     assert killed
     assert killed[0] != os.getpid()
@@ -99,9 +176,8 @@ def corpus_digests(engine: Engine, recipe: Path, home: Path, monkeypatch: pytest
 
 @pytest.mark.usefixtures("prefect_api")
 def test_the_data_stages_put_out_the_same_bytes_on_threads_dask_and_ray(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     write_prose(tmp_path / "texts", files=3, documents=200, seed=3)
     write_prose(tmp_path / "evaluation", files=1, documents=10, seed=3)
     source = {"kind": "files", "name": "prose", "paths": [str(tmp_path / "texts")]}
@@ -122,6 +198,8 @@ def test_the_data_stages_put_out_the_same_bytes_on_threads_dask_and_ray(
     }
     assert set(digests["local 1"]) == {"ingest", "filter", "deduplicate", "decontaminate", "tokenizer", "tokenize"}
     assert list(digests.values()) == [digests["local 1"]] * 4
+    # Under `uv run` Ray's own way is to build an environment of 7 GB here.
+    assert sum(path.stat().st_size for path in ray_folder.rglob("*") if path.is_file()) < 200e6
 
 
 def test_the_short_form_names_the_kind() -> None:
