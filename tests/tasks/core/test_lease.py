@@ -39,10 +39,9 @@ def test_a_killed_holder_is_succeeded_at_once(tmp_path: Path) -> None:
     assert holder(tmp_path / "l") is not None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    started = time.monotonic()
-    with take(tmp_path / "l") as mine:
-        assert mine.token == 2
-    assert time.monotonic() - started < 5
+    mine = try_take(tmp_path / "l")  # which does not wait
+    assert mine is not None and mine.token == 2
+    mine.release()
 
 
 def test_a_waiting_process_gets_the_lease_when_it_is_released(tmp_path: Path) -> None:

