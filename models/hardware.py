@@ -20,6 +20,8 @@ R = TypeVar("R")
 
 Arithmetic = Literal["bf16", "float32"]
 _LINK_S = 10.0
+_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+"""What oneDNN can be held to that lacks bf16 products; it compares without case and passes over a name it does not know."""
 
 
 def device() -> torch.device:
@@ -39,11 +41,22 @@ def choose_precision(asked: Literal["auto", "bf16", "float32"]) -> tuple[Arithme
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", f"{torch.cuda.get_device_name()} has bf16 units"
         return "float32", f"{torch.cuda.get_device_name()} has no bf16 units"
-    capabilities = torch.cpu.get_capabilities()
-    units = [name for name in ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16", "bf16") if capabilities.get(name)]
-    if units:
-        return "bf16", f"the processor has {units[0]}"
+    if units := bf16_units():
+        return "bf16", f"the processor has {units}"
     return "float32", "the processor has no bf16 units"
+
+
+def bf16_units() -> str | None:
+    """The instructions by which this process may multiply bf16 on its processor, or None.
+
+    A newer processor can be made to behave as an older one, and is one here then: ATEN_CPU_CAPABILITY=avx2 binds torch's
+    own kernels and Inductor's, ONEDNN_MAX_CPU_ISA=AVX2 (or DNNL_MAX_CPU_ISA) the matrix products.
+    """
+    has = torch.cpu.get_capabilities()
+    bound = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    held = bound.upper() in _WITHOUT_BF16 or not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    x86 = () if held else ("avx512_bf16", "amx_bf16")
+    return next((name for name in (*x86, "arm_bf16", "bf16") if has.get(name)), None)
 
 
 def machine_name() -> str:
