@@ -4,9 +4,10 @@ not follow.
 The rule is that of OLMo-core's skip-step optimizer (6 deviations over 128 steps, from half a window on, and a skipped
 value counts among the next 128), with three differences that noisy small models need:
 
-- The centre is the median, the spread the median absolute deviation. A spike in the window moves neither, so that the
-  second of a pair is found as the first was.
-- Norms are compared by their logarithm: they are log-normal in first approximation (log-spread .1 to .3), and in plain
+- The centre is the median, the spread the median absolute deviation or, of steps that were not skipped, the standard
+  deviation, whichever is larger. A spike in the window moves neither, so that the second of a pair is found as the first
+  was; and tails that are heavier than a normal distribution's, which small batches have, count.
+- Norms are compared by their logarithm: they are log-normal in first approximation (log-spread .15 to .3), and in plain
   numbers six deviations of a skewed distribution are met every few hundred sound steps. ZClip (Kumar et al. 2025,
   arXiv:2504.02507) and AdaGC (Wang et al. 2025, arXiv:2502.11034) adapt to the norm's own course for the same reason.
 - While the rate warms up nothing is judged: norms fall by tens there.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from math import isfinite, log
+from math import fsum, isfinite, log, sqrt
 from statistics import median
 from sys import float_info
 from typing import Any
@@ -31,8 +32,8 @@ FEWEST = WINDOW // 2
 """Steps before anything is judged: in the steep beginning nothing is usual yet."""
 PATIENCE = 8
 """Most skips among the last `WINDOW` steps."""
-LEAST_SPREAD = {"loss": 0.05, "gradient norm": 0.1}
-"""Spread of a quieter course, in nats and as a logarithm: less than .3 nats or a factor of 1.8 (at 6 deviations) is
+LEAST_SPREAD = {"loss": 0.05, "gradient norm": 0.15}
+"""Spread of a quieter course, in nats and as a logarithm: less than .3 nats or a factor of 2.5 (at 6 deviations) is
 nothing to lose a step for, however alike the steps before were."""
 _NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 
@@ -78,13 +79,15 @@ class SpikeGuard:
         """Go on from what `state` gave; in a trunk of version 1, which knew no `skipped`, every step had moved."""
         self._losses = deque(state["losses"], maxlen=WINDOW)
         self._grad_norms = deque(state["grad_norms"], maxlen=WINDOW)
-        self._skipped = deque(state.get("skipped", ()), maxlen=WINDOW)
+        self._skipped = deque(state.get("skipped", [False] * len(self._losses)), maxlen=WINDOW)
 
     def _spike(self, what: str, value: float, before: Sequence[float]) -> str | None:
         in_logarithm = what == "gradient norm"
         course = [_logarithm(earlier) for earlier in before] if in_logarithm else list(before)
         centre = median(course)
-        spread = max(_NORMAL * median(abs(earlier - centre) for earlier in course), LEAST_SPREAD[what])
+        robust = _NORMAL * median(abs(earlier - centre) for earlier in course)
+        moved = [earlier for earlier, skipped in zip(course, self._skipped, strict=True) if not skipped]
+        spread = max(robust, _deviation(moved), LEAST_SPREAD[what])
         distance = ((_logarithm(value) if in_logarithm else value) - centre) / spread
         if distance <= self._deviations:
             return None
@@ -92,6 +95,11 @@ class SpikeGuard:
             f"{what} {value:.4g} is {distance:.1f} deviations{' (in logarithms)' if in_logarithm else ''} above the "
             f"median {median(before):.4g} of the last {len(before)} steps"
         )
+
+
+def _deviation(values: Sequence[float]) -> float:
+    mean = fsum(values) / len(values)
+    return sqrt(fsum((value - mean) ** 2 for value in values) / len(values))
 
 
 def _logarithm(norm: float) -> float:
