@@ -4,9 +4,9 @@ not follow.
 The rule is that of OLMo-core's skip-step optimizer (6 deviations over 128 steps, from half a window on, and a skipped
 value counts among the next 128), with three differences that noisy small models need:
 
-- The centre is the median, the spread the median absolute deviation or, of steps that were not skipped, the standard
-  deviation, whichever is larger. A spike in the window moves neither, so that the second of a pair is found as the first
-  was; and tails that are heavier than a normal distribution's, which small batches have, count.
+- The centre is the median. The spread is the larger of the median absolute deviation and the standard deviation of the
+  steps that were not skipped. A spike in the window moves none of them, so that the second of a pair is found as the
+  first was, and the heavy tails that small batches have still count.
 - Norms are compared by their logarithm: they are log-normal in first approximation (log-spread .15 to .3), and in plain
   numbers six deviations of a skewed distribution are met every few hundred sound steps. ZClip (Kumar et al. 2025,
   arXiv:2504.02507) and AdaGC (Wang et al. 2025, arXiv:2502.11034) adapt to the norm's own course for the same reason.

@@ -37,7 +37,7 @@ _MOST_S = 4.0
 _CLEARLY_SLOWER = 1.2
 _LOST = 4.0  # where one product takes so many times as long, no step will be quicker
 _PIECE = 512  # tokens that are timed on a processor; a GPU is not busy with less than its whole share
-_COLD_COMPILE_S = {"cpu": 15.0, "cuda": 6.0}  # a layer
+_COLD_COMPILE_S = {"cpu": 40.0, "cuda": 15.0}  # of any number of layers, which share one block's code
 _GAIN = {("cpu", "bf16"): 2.2, ("cpu", "float32"): 1.2, ("cuda", "bf16"): 1.4, ("cuda", "float32"): 1.2}
 _EAGER_FLOPS = {"cpu": 5e10, "cuda": 5e13}  # a core's, a GPU's: the order of magnitude is enough
 
@@ -123,7 +123,7 @@ def _by_time(spec: FitSpec, ruled: Choice, took: Seconds) -> Choice:
     assert seconds is not None
     whole = seconds * spec.steps
     saved = whole * (1 - 1 / _GAIN[device().type, precision])
-    cost = _COLD_COMPILE_S[device().type] * spec.model.layers  # type: ignore[union-attr]
+    cost = _COLD_COMPILE_S[device().type]
     pays = saved > cost
     if pays and (obstacle := cannot_compile()):
         return Choice(precision, False, f"{reason}; {obstacle}, which would save some {saved:,.0f} s of {whole:,.0f}")

@@ -27,7 +27,9 @@ def falling(count: int, seed: int, log_spread: float) -> Course:
     """A small model's training: loss from 9 to 4, norm from 3 to .5, both steeply first, with each batch's own noise."""
     draws = random.Random(seed)
     left = [exp(-step / 120) for step in range(count)]
-    return [(4 + 5 * part + draws.gauss(0, 0.15), (0.5 + 2.5 * part) * draws.lognormvariate(0, log_spread)) for part in left]
+    return [
+        (4 + 5 * part + draws.gauss(0, 0.15), (0.5 + 2.5 * part) * draws.lognormvariate(0, log_spread)) for part in left
+    ]
 
 
 def heavy_tailed(count: int, seed: int) -> Course:

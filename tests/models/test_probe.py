@@ -13,9 +13,10 @@ from models.data import Steps
 from models.fit import fit
 from models.objectives import loss_for
 from models.probe import Choice, choose, estimated_s
+from models.regions import compiled_loss
 from models.spec import FitSpec, Machine
 from models.start import initial_model
-from tests.models.shards import examples_spec, stream_spec
+from tests.models.shards import TINY, examples_spec, stream_spec
 
 LONG = 10_000_000
 
@@ -188,3 +189,18 @@ def test_a_compiled_training_keeps_its_code_and_its_bits(tmp_path: Path) -> None
         torch.compiler.reset()
     assert outputs[0] == outputs[1]
     assert reused == [False, True]
+
+
+@pytest.mark.slow
+def test_layers_share_one_compiled_block_and_the_loss_is_the_plain_one(tmp_path: Path) -> None:
+    libraries = []
+    for layers in (2, 5):
+        spec = stream_spec(tmp_path, model=TINY.model_copy(update={"layers": layers}))
+        model, batch, cache = initial_model(spec), Steps(spec)[0], tmp_path / f"{layers}"
+        expected = loss_for(spec)(model, batch)
+        torch.compiler.reset()
+        found = compiled_loss(spec, model, cache)(model, batch)
+        found.backward()
+        torch.testing.assert_close(found, expected)
+        libraries.append(len(list(cache.rglob("*.so"))))
+    assert libraries[0] == libraries[1] > 0
