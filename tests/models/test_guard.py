@@ -24,7 +24,7 @@ def usual(count: int, seed: int = 0, level: float = 3.0, log_spread: float = 0.2
 
 
 def falling(count: int, seed: int, log_spread: float) -> Course:
-    """A small model's training: loss from 9 to 4, norm from 3 to .5, both steeply first, with each batch's own noise."""
+    """A small model's training: loss from 9 to 4 and norm from 3 to .5, steeply first, with noise of each batch."""
     draws = random.Random(seed)
     left = [exp(-step / 120) for step in range(count)]
     return [
