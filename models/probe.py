@@ -3,7 +3,10 @@
 What the processor has decides first: where it has no bf16 units nothing is computed in bf16, since a step that takes
 .8 s in float32 takes 25 s of emulation there. A training of under half a minute, or on labelled examples, whose lengths
 differ too much to be compiled for, is decided by that rule alone. Any other is timed on a piece of its first batch,
-which teaches nothing, for at most 2 % of the time that the training will take and for seconds at most.
+which teaches nothing, for at most 2 % of the time that the training will take and for two seconds at most.
+
+A processor is timed by the time that one thread computes, not by the clock: beside other work that takes the cores away
+threads wait for each other, and a step of .5 s was seen to last 16.
 
 Timing is not repeatable, bits must be: the choice is kept in the work folder for every resume (models/claim.py), and
 what was measured beside the compiled code, for trainings of the same step on the same machine.
@@ -14,7 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +37,12 @@ SHORT_S = 30.0
 """A training shorter than this by arithmetic is neither timed nor compiled."""
 SHARE = 0.02
 """Of a training's time, what timing may take."""
-_MOST_S = 4.0
+_MOST_S = 2.0
 _CLEARLY_SLOWER = 1.2
 _LOST = 4.0  # where one product takes so many times as long, no step will be quicker
 _PIECE = 512  # tokens that are timed on a processor; a GPU is not busy with less than its whole share
 _COLD_COMPILE_S = {"cpu": 40.0, "cuda": 15.0}  # of any number of layers, which share one block's code
-_GAIN = {("cpu", "bf16"): 2.2, ("cpu", "float32"): 1.2, ("cuda", "bf16"): 1.4, ("cuda", "float32"): 1.2}
+_GAIN = {("cpu", "bf16"): 1.3, ("cpu", "float32"): 1.15, ("cuda", "bf16"): 1.4, ("cuda", "float32"): 1.2}
 _EAGER_FLOPS = {"cpu": 5e10, "cuda": 5e13}  # a core's, a GPU's: the order of magnitude is enough
 
 Seconds = dict[Arithmetic, float | None]
@@ -145,13 +149,14 @@ def time_step(
     """Seconds of one update's forward and backward passes on this process, the fastest of a few.
 
     A piece of the batch stands for it, so that the first pass of all, which nothing can cut short, is short; and a
-    single product says before that whether bf16 is lost. Each arithmetic has its share of `budget_s`, and one pass more
-    at most.
+    single product says before that whether bf16 is lost. Each arithmetic has its share of `budget_s`, or two passes
+    where these take longer. On a processor one thread computes, and all threads are taken to share its work evenly.
     """
     where = device()
     model.to(where)
     took: Seconds = {}
-    with torch.random.fork_rng():  # a loader draws a seed when it begins
+    threads = torch.get_num_threads() if where.type == "cpu" else 1
+    with torch.random.fork_rng(), _one_thread(where):  # a loader draws a seed when it begins
         whole = first()
         rows = len(whole.tokens_BT)
         part = rows if where.type == "cuda" else min(rows, -(-_PIECE // spec.model.context_length))
@@ -167,10 +172,21 @@ def time_step(
                     value = loss(model, piece)
                 value.backward()
 
-            took[precision] = _fastest_s(once, where, budget_s / len(wanted)) * rows / part * spec.accumulate
+            took[precision] = _fastest_s(once, where, budget_s / len(wanted)) * rows / part / threads * spec.accumulate
     for parameter in model.parameters():
         parameter.grad = None
     return took
+
+
+@contextmanager
+def _one_thread(where: torch.device) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    if where.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _is_lost(where: torch.device) -> bool:
@@ -182,14 +198,15 @@ def _is_lost(where: torch.device) -> bool:
 
 def _fastest_s(once: Callable[[], Any], where: torch.device, budget_s: float) -> float:
     """Seconds of a call: the fastest of up to five after the first, or of fewer where the budget ends before."""
+    clock = time.monotonic if where.type == "cuda" else time.thread_time
     times: list[float] = []
-    began = time.monotonic()
-    while len(times) < 2 or (len(times) < 6 and time.monotonic() - began < budget_s):
-        at = time.monotonic()
+    began = clock()
+    while len(times) < 2 or (len(times) < 6 and clock() - began < budget_s):
+        at = clock()
         once()
         if where.type == "cuda":
             torch.cuda.synchronize()
-        times.append(time.monotonic() - at)
+        times.append(clock() - at)
     return min(times[1:])
 
 

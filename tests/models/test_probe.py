@@ -151,11 +151,12 @@ def test_the_probe_teaches_nothing_and_draws_nothing(tmp_path: Path) -> None:
     spec = stream_spec(tmp_path, steps=LONG)
     model = initial_model(spec)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = torch.get_rng_state()
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
     spec.work.mkdir()
     choice = choose(spec, model, loss_for(spec), lambda: next(iter(Steps(spec).loader(0, 1))), 1)
     assert "ms in float32" in choice.reason
     assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
