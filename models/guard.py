@@ -13,7 +13,7 @@ value counts among the next 128), with three differences that noisy small models
 - While the rate warms up nothing is judged: norms fall by tens there.
 
 At most `PATIENCE` of any 128 steps are skipped, as no more batches than that are bad by chance: what goes on standing
-out is a new level, and has become the usual one when it fills half the window. 50 microseconds a step, 384 numbers of
+out is a new level, and has become the usual one when it fills half the window. 100 microseconds a step, 384 numbers of
 state.
 """
 
