@@ -3,7 +3,8 @@
 What the processor has decides first: where it has no bf16 units nothing is computed in bf16, since a step that takes
 .8 s in float32 takes 25 s of emulation there. A training of under half a minute, or on labelled examples, whose lengths
 differ too much to be compiled for, is decided by that rule alone. Any other is timed on a piece of its first batch,
-which teaches nothing, for at most 2 % of the time that the training will take and for two seconds at most.
+which teaches nothing, for 2 % of the time that the training will take and for two seconds at most, unless two passes
+take longer.
 
 A processor is timed by the time that one thread computes, not by the clock: beside other work that takes the cores away
 threads wait for each other, and a step of .5 s was seen to last 16.
