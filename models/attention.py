@@ -47,7 +47,8 @@ def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, causal: bool, visible
 
     On a CPU torch's flash kernel computes bf16 without the processor's bf16 units: plain matrix products take 14 ms
     where it takes 22 (compiled, forward and backward, B 8, H 4 over G 2, T 256, K 64, 2 cores). They hold the weights
-    of all pairs that they look at, hence for short T only.
+    of all pairs that they look at, hence for short T only. In float32 they shorten a compiled step by 2 % on AVX2, and
+    are 8 more kernels to compile.
     """
     H, T = q_BHTK.shape[1:3]
     R = H // k_BGTK.shape[1]

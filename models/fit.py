@@ -30,7 +30,7 @@ from models.checkpoint import Checkpoint, checkpoint_at, copy_checkpoint, newest
 from models.claim import Bits, Claim, claim
 from models.data import Examples, Steps
 from models.flops import peak_flops
-from models.hardware import Arithmetic, compiled, device, keep_large_blocks, machine_name
+from models.hardware import Arithmetic, device, keep_large_blocks, machine_name
 from models.heartbeat import beat
 from models.incidents import write_incidents
 from models.memory import how_to_fit
@@ -39,6 +39,7 @@ from models.outcome import Outcome, tell
 from models.probe import choose
 from models.progress import NoProgress, Progress, ProgressFile, read_reports
 from models.ranks import Ranks, is_severed, joined, rank_here
+from models.regions import compiled_loss
 from models.saved import save_config, save_model
 from models.score import predicted_classes
 from models.shards import read_column
@@ -99,7 +100,7 @@ def fit(
         if is_sharded(spec, ranks):
             shard(model.to(device()), ranks)
         if bits.compiled:
-            loss = compiled(loss, spec.cache or spec.work)
+            loss = compiled_loss(spec, model, spec.cache or spec.work)
         training = Training(spec, model, loss, progress, checkpoint, stop, say, ranks)
         try:
             if first_step < spec.steps:

@@ -9,17 +9,15 @@ import platform
 import shutil
 import struct
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 import torch
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 Arithmetic = Literal["bf16", "float32"]
 _LINK_S = 10.0
+_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+"""What oneDNN can be held to that has no bf16 products; it ignores case, and names that it does not know."""
 
 
 def device() -> torch.device:
@@ -39,11 +37,22 @@ def choose_precision(asked: Literal["auto", "bf16", "float32"]) -> tuple[Arithme
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", f"{torch.cuda.get_device_name()} has bf16 units"
         return "float32", f"{torch.cuda.get_device_name()} has no bf16 units"
-    capabilities = torch.cpu.get_capabilities()
-    units = [name for name in ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16", "bf16") if capabilities.get(name)]
-    if units:
-        return "bf16", f"the processor has {units[0]}"
+    if units := bf16_units():
+        return "bf16", f"the processor has {units}"
     return "float32", "the processor has no bf16 units"
+
+
+def bf16_units() -> str | None:
+    """The instructions by which this process may multiply bf16 on its processor, or None.
+
+    A newer processor that is told to behave as an older one counts as one: ATEN_CPU_CAPABILITY=avx2 binds torch's own
+    kernels and Inductor's, ONEDNN_MAX_CPU_ISA=AVX2 (or DNNL_MAX_CPU_ISA) the matrix products.
+    """
+    has = torch.cpu.get_capabilities()
+    bound = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    held = bound.upper() in _WITHOUT_BF16 or not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    x86 = () if held else ("avx512_bf16", "amx_bf16")
+    return next((name for name in (*x86, "arm_bf16", "bf16") if has.get(name)), None)
 
 
 def machine_name() -> str:
@@ -67,19 +76,18 @@ def cannot_compile() -> str | None:
     return "this machine has no C++ compiler"
 
 
-def compiled(function: Callable[P, R], cache: Path) -> Callable[P, R]:
-    """The function compiled by Inductor for tensors of fixed shapes; code is kept below `cache` from run to run.
+def prepare_compiler(cache: Path) -> dict[str, Any]:
+    """Let Inductor keep its code below `cache` from run to run; what is returned are its options.
 
-    Inductor's deterministic mode: it chooses kernels by rule and not by timing them, so that a process that must
-    compile again after a kill gets the same code, and with it the same bits.
+    Its deterministic mode: it chooses kernels by rule and not by timing them, so that a process that must compile again
+    after a kill gets the same code, and with it the same bits.
     """
     code = cache / "inductor"
     sweep_code(code)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(code)
     # A CUDA toolkit on a machine without a GPU is nothing that a person must act on.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    options: dict[str, Any] = {"deterministic": True}
-    return torch.compile(function, dynamic=False, options=options)
+    return {"deterministic": True}
 
 
 def sweep_code(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What is minimised: the surprise of the next token, of the hidden tokens, or of the class.
 
-Plain functions of a model and a batch, in static shapes, so that `torch.compile` takes model and loss as one graph.
+Plain functions of a model and a batch, in static shapes, so that `torch.compile` takes their parts (models/regions.py).
 Logits are turned to float32 before the cross entropy: in bf16, with 8 bits of mantissa, a loss near 5 moves in steps
 of 1/32. That costs nothing measurable, since torch's bf16 cross entropy turns its log-probabilities to float32 anyway
 (processor time of a step within 1 %: 1,024 tokens, 8,192 words, one core).
@@ -22,10 +22,12 @@ from models.transformer import Transformer
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 """Mean cross entropy in nats, a float32 scalar."""
+Surprise = Callable[[Model, Tensor, Tensor], Tensor]
+"""What `mean_surprise` is, plain or compiled."""
 
 
-def loss_for(spec: FitSpec) -> Loss:
-    """The loss of the spec's objective.
+def loss_for(spec: FitSpec, compiled: Callable[[Surprise], Surprise] | None = None) -> Loss:
+    """The loss of the spec's objective; `compiled` is applied to the part of it that is no layer of the model.
 
     Raises ValueError when the model's attention does not serve the objective: one that sees the next token need not
     predict it.
@@ -39,28 +41,36 @@ def loss_for(spec: FitSpec) -> Loss:
             f"The objective {spec.data.objective.kind} needs attention: {needed}, and the model's is "
             f"{spec.model.attention}: change one of them."
         )
-    return cast(Loss, masked_token_loss if masked else next_token_loss)
+    whole = masked_token_loss if masked else next_token_loss
+    if compiled is None:
+        return cast(Loss, whole)
+    surprise = compiled(mean_surprise)
+    return cast(Loss, lambda model, batch: whole(model, batch, surprise))
 
 
-def next_token_loss(model: Model, batch: Batch) -> Tensor:
-    """Mean cross entropy in nats over all B x T targets.
+def mean_surprise(model: Model, states_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """Mean cross entropy in nats of the targets, given the states that predict them.
 
     Plain on purpose: with large blocks kept by the allocator (models/hardware.py) torch's chunked
     `linear_cross_entropy` took 350 ms where this takes 105 (4,096 tokens, 8,192 words, bf16, 2 cores).
     """
-    logits_BTV = model.logits(model(batch.tokens_BT, batch.documents_BT))
-    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), batch.targets.flatten())
+    return F.cross_entropy(model.logits(states_ND).float(), targets_N)
 
 
-def masked_token_loss(model: Model, batch: Batch) -> Tensor:
+def next_token_loss(model: Model, batch: Batch, surprise: Surprise = mean_surprise) -> Tensor:
+    """Mean cross entropy in nats over all B x T targets."""
+    states_BTD = model(batch.tokens_BT, batch.documents_BT)
+    return surprise(model, states_BTD.flatten(0, 1), batch.targets.flatten())
+
+
+def masked_token_loss(model: Model, batch: Batch, surprise: Surprise = mean_surprise) -> Tensor:
     """Mean cross entropy in nats over the B x K hidden tokens.
 
     Only their logits are computed: at 15 in 100, a step of .9 times the length (4 layers, width 256, 8,192 words).
     """
     assert batch.picked_BK is not None, "a batch of masked windows says which tokens are predicted"
     hidden_BTD = model(batch.tokens_BT, batch.documents_BT)
-    logits_NV = model.logits(at_positions(hidden_BTD, batch.picked_BK))
-    return F.cross_entropy(logits_NV.float(), batch.targets.flatten())
+    return surprise(model, at_positions(hidden_BTD, batch.picked_BK), batch.targets.flatten())
 
 
 def classification_loss(model: Transformer, batch: Batch) -> Tensor:

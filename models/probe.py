@@ -1,12 +1,16 @@
 """Chooses, at a training's first start, the arithmetic and whether to compile, and says why with numbers.
 
-A training of under half a minute is decided by rule: timing would cost more than it saves, and tiny runs stay the same
-everywhere. A longer one is timed for some steps that teach nothing, a few seconds each: with 4 layers of width 256 on
-2 cores a step takes 320 ms in bf16 and 144 ms compiled, after 57 s of a first compilation (3.5 s with the code of an
-earlier night).
+What the processor has decides first: where it has no bf16 units nothing is computed in bf16, since a step that takes
+.8 s in float32 takes 25 s of emulation there. A training of under half a minute, or on labelled examples, whose lengths
+differ too much to be compiled for, is decided by that rule alone. Any other is timed on a piece of its first batch,
+which teaches nothing, for 2 % of the time that the training will take and for two seconds at most, unless two passes
+take longer.
+
+A processor is timed by the time that one thread computes, not by the clock: beside other work that takes the cores away
+threads wait for each other, and a step of .5 s was seen to last 16.
 
 Timing is not repeatable, bits must be: the choice is kept in the work folder for every resume (models/claim.py), and
-beside the compiled code for equal trainings on the same machine.
+what was measured beside the compiled code, for trainings of the same step on the same machine.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +29,25 @@ from torch import nn
 
 from models.data import Batch
 from models.flops import flops_per_token
-from models.hardware import Arithmetic, cannot_compile, choose_precision, device, machine_name
+from models.hardware import Arithmetic, bf16_units, cannot_compile, choose_precision, device, machine_name
 from models.heartbeat import beat
 from models.objectives import Loss
-from models.spec import FitSpec, HubModel, ModelConfig
+from models.spec import FitSpec, HubModel, TokenStream
 
 SHORT_S = 30.0
 """A training shorter than this by arithmetic is neither timed nor compiled."""
+SHARE = 0.02
+"""Of a training's time, what timing may take."""
+_MOST_S = 2.0
 _CLEARLY_SLOWER = 1.2
-_COLD_COMPILE_S = {"cpu": 15.0, "cuda": 6.0}  # a layer
-_GAIN = {("cpu", "bf16"): 2.2, ("cpu", "float32"): 1.2, ("cuda", "bf16"): 1.4, ("cuda", "float32"): 1.2}
+_LOST = 4.0  # where one product takes so many times as long, no step will be quicker
+_PIECE = 512  # tokens that are timed on a processor; a GPU is not busy with less than its whole share
+_COLD_COMPILE_S = {"cpu": 40.0, "cuda": 15.0}  # of any number of layers, which share one block's code
+_GAIN = {("cpu", "bf16"): 1.3, ("cpu", "float32"): 1.15, ("cuda", "bf16"): 1.4, ("cuda", "float32"): 1.2}
 _EAGER_FLOPS = {"cpu": 5e10, "cuda": 5e13}  # a core's, a GPU's: the order of magnitude is enough
-_TIMED_S = 5.0  # for each arithmetic, after the first step
+
+Seconds = dict[Arithmetic, float | None]
+"""What a step takes; None where it was given up as lost."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +75,24 @@ def choose(
         processes: how many share the work; their communication is not timed.
     """
     ruled = _by_rule(spec)
-    if isinstance(spec.model, HubModel):
-        return ruled  # its arithmetic is not known, nor whether it makes one graph
-    open_questions = spec.machine.precision == "auto" or spec.machine.compile == "auto"
-    if not open_questions or spec.machine.strategy == "fsdp" or estimated_s(spec, processes) < SHORT_S:
+    if isinstance(spec.model, HubModel) or spec.data.kind != "stream" or spec.machine.strategy == "fsdp":
+        return ruled  # a foreign model's arithmetic is not known, nor whether it makes one graph
+    # Where the rule says float32 the machine has no bf16 units: only to look would take minutes.
+    contest = spec.machine.precision == "auto" and ruled.precision == "bf16"
+    whole_s = estimated_s(spec, processes)
+    if not (contest or spec.machine.compile == "auto") or whole_s < SHORT_S:
         return ruled
+    wanted: tuple[Arithmetic, ...] = ("float32", "bf16") if contest else (ruled.precision,)
     key = _key(spec, processes)
-    if known := _remembered(spec.cache, key):
-        return Choice(known.precision, known.compiled, f"as in an equal training here before ({known.reason})")
-    choice = _by_time(spec, ruled, lambda precision: _step_s(spec, model, loss, first, precision))
-    _remember(spec.cache, key, choice)
-    return choice
+    known = _remembered(spec.cache, key)
+    earlier = all(name in known for name in wanted)
+    if not earlier:
+        known = known | time_step(spec, model, loss, first, wanted, min(SHARE * whole_s, _MOST_S))
+        _remember(spec.cache, key, known)
+    choice = _by_time(spec, ruled, {name: known[name] for name in wanted})
+    if not earlier:
+        return choice
+    return Choice(choice.precision, choice.compiled, f"as timed by an earlier training here, {choice.reason}")
 
 
 def estimated_s(spec: FitSpec, processes: int) -> float:
@@ -94,24 +113,24 @@ def _by_rule(spec: FitSpec) -> Choice:
     return Choice(precision, spec.machine.compile is True, reason)
 
 
-def _by_time(spec: FitSpec, ruled: Choice, step_s: Callable[[Arithmetic], float]) -> Choice:
+def _by_time(spec: FitSpec, ruled: Choice, took: Seconds) -> Choice:
+    """The choice for a step that takes so long in each arithmetic that is eligible."""
     precision, reason = ruled.precision, ruled.reason
-    if spec.machine.precision == "auto":
-        took = {name: step_s(name) for name in ("float32", "bf16")}
-        precision = "bf16" if took["bf16"] <= _CLEARLY_SLOWER * took["float32"] else "float32"
-        seconds = took[precision]
-        reason = f"a step takes {took['bf16'] * 1e3:,.0f} ms in bf16 and {took['float32'] * 1e3:,.0f} ms in float32"
-    else:
-        seconds = step_s(precision)
-    if spec.machine.compile != "auto" or spec.data.kind != "stream":
+    if len(took) > 1:
+        bf16, float32 = took["bf16"], took["float32"]
+        assert float32 is not None
+        precision = "bf16" if bf16 is not None and bf16 <= _CLEARLY_SLOWER * float32 else "float32"
+        in_bf16 = f"over {_LOST:g} times as long" if bf16 is None else f"{bf16 * 1e3:,.0f} ms"
+        reason = f"a step takes {in_bf16} in bf16 and {float32 * 1e3:,.0f} ms in float32"
+    if spec.machine.compile != "auto":
         return Choice(precision, ruled.compiled, reason)
+    seconds = took[precision]
+    assert seconds is not None
     whole = seconds * spec.steps
     saved = whole * (1 - 1 / _GAIN[device().type, precision])
-    assert isinstance(spec.model, ModelConfig)
-    cost = _COLD_COMPILE_S[device().type] * spec.model.layers
-    obstacle = cannot_compile()
+    cost = _COLD_COMPILE_S[device().type]
     pays = saved > cost
-    if pays and obstacle:
+    if pays and (obstacle := cannot_compile()):
         return Choice(precision, False, f"{reason}; {obstacle}, which would save some {saved:,.0f} s of {whole:,.0f}")
     return Choice(
         precision,
@@ -120,69 +139,113 @@ def _by_time(spec: FitSpec, ruled: Choice, step_s: Callable[[Arithmetic], float]
     )
 
 
-def _step_s(
+def time_step(
     spec: FitSpec,
     model: nn.Module,
     loss: Loss,
     first: Callable[[], Batch],
-    precision: Arithmetic,
-) -> float:
-    """Seconds of one update's forward and backward passes on this process; the fastest of a few."""
+    wanted: tuple[Arithmetic, ...],
+    budget_s: float,
+) -> Seconds:
+    """Seconds of one update's forward and backward passes on this process, the fastest of a few.
+
+    A piece of the batch stands for it, so that the first pass of all, which nothing can cut short, is short; and a
+    single product says before that whether bf16 is lost. Each arithmetic has its share of `budget_s`, or two passes
+    where these take longer. On a processor one thread computes, and all threads are taken to share its work evenly.
+    """
     where = device()
     model.to(where)
-    times: list[float] = []
-    with torch.random.fork_rng():  # a loader draws a seed when it begins
-        batch = Batch(*(tensor if tensor is None else tensor.to(where) for tensor in first()))  # type: ignore[arg-type]
-        began = time.monotonic()
-        while len(times) < 2 or (len(times) < 6 and time.monotonic() - began < _TIMED_S):
-            at = time.monotonic()
-            with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):
-                value = loss(model, batch)
-            value.backward()
-            value.item()  # waits for a GPU
-            if where.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.monotonic() - at)
+    took: Seconds = {}
+    threads = torch.get_num_threads() if where.type == "cpu" else 1
+    with torch.random.fork_rng(), _one_thread(where):  # a loader draws a seed when it begins
+        whole = first()
+        rows = len(whole.tokens_BT)
+        part = rows if where.type == "cuda" else min(rows, -(-_PIECE // spec.model.context_length))
+        piece = Batch(*(tensor if tensor is None else tensor[:part].to(where) for tensor in whole))  # type: ignore[arg-type]
+        for precision in wanted:
             beat(spec.work, "starting")
+            if precision == "bf16" and len(wanted) > 1 and _is_lost(where):
+                took[precision] = None
+                continue
+
+            def once(precision: Arithmetic = precision) -> None:
+                with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):
+                    value = loss(model, piece)
+                value.backward()
+
+            took[precision] = _fastest_s(once, where, budget_s / len(wanted)) * rows / part / threads * spec.accumulate
     for parameter in model.parameters():
         parameter.grad = None
-    return min(times[1:]) * spec.accumulate
+    return took
+
+
+@contextmanager
+def _one_thread(where: torch.device) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    if where.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _is_lost(where: torch.device) -> bool:
+    """Whether a product of matrices in bf16, some ms in float32, takes so much longer that the machine emulates it."""
+    square = torch.ones(512, 512, device=where)
+    half = square.bfloat16()
+    return _fastest_s(lambda: half @ half, where, 0.02) > _LOST * _fastest_s(lambda: square @ square, where, 0.02)
+
+
+def _fastest_s(once: Callable[[], Any], where: torch.device, budget_s: float) -> float:
+    """Seconds of a call: the fastest of up to five after the first, or of fewer where the budget ends before."""
+    clock = time.monotonic if where.type == "cuda" else time.thread_time
+    times: list[float] = []
+    began = clock()
+    while len(times) < 2 or (len(times) < 6 and clock() - began < budget_s):
+        at = clock()
+        once()
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(clock() - at)
+    return min(times[1:])
 
 
 def _key(spec: FitSpec, processes: int) -> str:
-    """Of all that the choice depends on, and of nothing else: data and rates are another day's."""
+    """Of all that a step's time depends on, and of nothing else: data, rates and lengths are another day's."""
+    assert isinstance(spec.data, TokenStream)
     facts = {
         "model": spec.model.model_dump(),
-        "data": spec.data.kind,
-        "steps": spec.steps,
+        "objective": spec.data.objective.model_dump(),
+        "document_mask": spec.data.document_mask,
+        "trained": spec.trained,
         "batch": spec.batch,
         "accumulate": spec.accumulate,
-        "machine": spec.machine.model_dump(exclude={"devices"}),
         "processes": processes,
         "threads": torch.get_num_threads(),
         "device": machine_name(),
+        "instructions": [bf16_units(), torch.backends.cpu.get_cpu_capability()],
         "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _remembered(cache: Path | None, key: str) -> Choice | None:
-    known = _read(cache).get(key)
-    return Choice(**known) if known else None
+def _remembered(cache: Path | None, key: str) -> Seconds:
+    return _read(cache).get(key, {})
 
 
-def _remember(cache: Path | None, key: str, choice: Choice) -> None:
+def _remember(cache: Path | None, key: str, took: Seconds) -> None:
     if cache is None:
         return
     cache.mkdir(parents=True, exist_ok=True)
-    aside = cache / f"choices.json.{key[:16]}"
-    aside.write_text(json.dumps(_read(cache) | {key: asdict(choice)}, indent=1))
-    aside.replace(cache / "choices.json")
+    aside = cache / f"step-seconds.json.{key[:16]}"
+    aside.write_text(json.dumps(_read(cache) | {key: took}, indent=1))
+    aside.replace(cache / "step-seconds.json")
 
 
-def _read(cache: Path | None) -> dict[str, dict[str, Any]]:
-    """What was chosen before; a cache that cannot be read is an empty one."""
+def _read(cache: Path | None) -> dict[str, Seconds]:
+    """What was measured before; a cache that cannot be read is an empty one."""
     try:
-        return json.loads((cache / "choices.json").read_bytes()) if cache else {}
+        return json.loads((cache / "step-seconds.json").read_bytes()) if cache else {}
     except (OSError, ValueError):
         return {}

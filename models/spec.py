@@ -194,8 +194,8 @@ class Optimisation(Frozen):
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient over all weights."""
     spike_deviations: float | None = Field(default=6.0, gt=0)
-    """A step whose loss or gradient norm is so many standard deviations over the mean of the last 128 moves nothing and
-    is recorded; None = every step moves the weights."""
+    """A step whose loss, or whose gradient norm's logarithm, is so many deviations over the median of the last 128
+    moves nothing and is recorded; the warm-up is not judged. None = every step moves the weights."""
 
 
 class StartingPoint(Frozen):

@@ -180,7 +180,7 @@ class Training(pl.LightningModule):
         if not (math.isfinite(loss) and math.isfinite(norm)):
             skip = f"the loss is {loss} and the gradient's norm {norm}"
         elif self._guard:
-            skip = self._guard.judge(loss, norm)
+            skip = self._guard.judge(loss, norm, self.step < self.spec.optimisation.warmup_steps)
         done, every = self.step + 1, self.spec.checkpoint_every
         regular = done % every == 0 if every else due > 0
         regular = regular or done == self.spec.steps or self._is_milestone(done)

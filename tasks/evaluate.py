@@ -139,14 +139,16 @@ def _judge(
     settings: EvaluateSettings,
 ) -> dict[str, Any]:
     """Estimates for all documents and for each source."""
+    from models.hardware import choose_precision
     from models.score import document_bits, masked_bits
 
+    precision, _ = choose_precision("auto")
     if measure_of(model) == "bits_per_byte":
-        bits, unit = document_bits(model, sequences, first=end_of_text_id(tokenizer)), "bytes"
+        bits, unit = document_bits(model, sequences, first=end_of_text_id(tokenizer), precision=precision), "bytes"
         sizes = chosen["bytes"].to_numpy()
     else:
         mask, unit = mask_id(tokenizer), "hidden_tokens"
-        bits, sizes = masked_bits(model, sequences, mask, settings.hidden, settings.seed)
+        bits, sizes = masked_bits(model, sequences, mask, settings.hidden, settings.seed, precision)
     sources = chosen["source"].to_numpy()
     parts = {str(name): sources == name for name in np.unique(sources)}
     return {

@@ -105,6 +105,7 @@ def finetune(
             cooldown_steps=round(steps * settings.cooldown),
             weight_decay=settings.weight_decay,
             beta2=0.99,
+            spike_deviations=None,  # an example that is hard to learn is no spike
         ),
         steps=steps,
         batch=settings.batch,

@@ -104,7 +104,8 @@ class PretrainSettings(BaseModel):
     weight_decay: float | None = Field(default=None, ge=0)
     """Decoupled decay of matrices."""
     spike_deviations: float | None = Field(default=6.0, gt=0)
-    """A step whose loss or gradient is so many standard deviations over the last 128 is skipped; None = none is."""
+    """A step after the warm-up whose loss or gradient is so many deviations over the last 128 is skipped; None = none
+    is."""
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Of initial weights and order."""
 

@@ -9,7 +9,7 @@ from tests.models.shards import stream_spec
 def some(folder: Path) -> list[Incident]:
     spec = stream_spec(folder, batch=8)
     return [
-        Incident.of("skip", spec, (120, 120), 9.75, 1.5, "loss 9.75 is 7.1 standard deviations above the mean"),
+        Incident.of("skip", spec, (120, 120), 9.75, 1.5, "loss 9.75 is 7.1 deviations above the median"),
         Incident.of("rollback", spec, (351, 400), float("nan"), float("inf"), "back to the weights of step 350"),
     ]
 
@@ -25,8 +25,7 @@ def test_a_model_from_elsewhere_has_none(tmp_path: Path) -> None:
 
 def test_an_incident_is_a_sentence_that_names_the_windows(tmp_path: Path) -> None:
     assert [str(incident) for incident in some(tmp_path)] == [
-        "Step 120 moved nothing (windows 952 to 959 of the order): loss 9.75 is 7.1 standard deviations above the "
-        "mean.",
+        "Step 120 moved nothing (windows 952 to 959 of the order): loss 9.75 is 7.1 deviations above the median.",
         "Steps 351 to 400 moved nothing (windows 2,800 to 3,199 of the order): back to the weights of step 350.",
     ]
 

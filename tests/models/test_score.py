@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
+from models import score
 from models.data import Examples
 from models.generate import continue_tokens
 from models.score import document_bits, masked_bits, predicted_classes
@@ -27,6 +29,17 @@ def test_short_documents_cost_what_one_pass_says() -> None:
             nats = F.cross_entropy(model.logits(model(tokens_1T))[0], torch.tensor(document), reduction="sum")
         expected.append(float(nats) / np.log(2))
     np.testing.assert_allclose(document_bits(model, documents, first=0, batch=2), expected, rtol=1e-5)
+
+
+def test_few_logits_at_a_time_and_bf16_products_change_no_more_than_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [np.arange(size) % VOCABULARY for size in (3, 16, 17, 100, 1)]
+    model, masked = fresh(TINY, 0), fresh(TINY.model_copy(update={"attention": "bidirectional"}), 0)
+    bits, (hidden, _) = document_bits(model, documents, first=0), masked_bits(masked, documents, mask_token=2)
+    np.testing.assert_allclose(document_bits(model, documents, first=0, precision="bf16"), bits, rtol=0.01)
+    np.testing.assert_allclose(masked_bits(masked, documents, 2, precision="bf16")[0], hidden, rtol=0.01)
+    monkeypatch.setattr(score, "_LOGITS", 3 * VOCABULARY)
+    np.testing.assert_allclose(document_bits(model, documents, first=0), bits, rtol=1e-5)
+    np.testing.assert_allclose(masked_bits(masked, documents, mask_token=2)[0], hidden, rtol=1e-5)
 
 
 def test_long_documents_are_counted_token_by_token() -> None:

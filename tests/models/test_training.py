@@ -79,7 +79,7 @@ def test_a_spike_moves_nothing_and_is_told_with_its_windows(tmp_path: Path, monk
         "first_position": 79 * 8,
         "last_position": 80 * 8 - 1,
     }
-    assert "standard deviations above the mean" in incident["reason"]
+    assert "deviations above the median" in incident["reason"]
     assert [line for line in said if line.startswith("Step 80 moved nothing (windows 632 to 639 of the order)")]
     losses = pl.read_parquet(spec.out / "losses.parquet")
     assert losses.filter(pl.col("skipped"))["step"].to_list() == [80]

@@ -21,6 +21,14 @@ LONG = 100_000
 EAGER = Machine(precision="float32", compile=False)  # so many steps would be worth compiling
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it may still write; its parent may not have looked at its end yet."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def when_training(spec: FitSpec, act: Callable[[psutil.Process], None], times: int = 1) -> threading.Thread:
     """Do something to the training process when it has made progress; once, or again to its successors."""
 
@@ -54,10 +62,11 @@ def test_a_killed_training_is_started_again_and_ends_in_the_same_bits(tmp_path: 
     seen: set[str] = set()
 
     def kill_after_a_new_checkpoint(child: psutil.Process) -> None:
-        while not {path.name for path in checkpoints.glob("step-*")} - seen and child.is_running():
+        while not {path.name for path in checkpoints.glob("step-*")} - seen and is_alive(child):
             time.sleep(0.01)
         child.kill()
-        time.sleep(0.5)
+        while is_alive(child):
+            time.sleep(0.01)
         seen.update(path.name for path in checkpoints.glob("step-*"))
 
     killer = when_training(spec, kill_after_a_new_checkpoint, times=2)
@@ -83,7 +92,7 @@ def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 def test_a_hung_training_is_killed_and_one_killed_too_often_fails(tmp_path: Path) -> None:
     spec = stream_spec(tmp_path, steps=LONG, checkpoint_every=100, machine=EAGER)
     holder = when_training(spec, lambda child: child.suspend())
-    with pytest.raises(StageError, match=r"hung: no step in 25 s, where one takes .* s at step \d+, again"):
+    with pytest.raises(StageError, match=r"hung: no step in \d+ s, where one takes .* s at step \d+, again"):
         supervise(spec, HeardLog(), restarts=0, patience_s=25.0)
     holder.join()
 
