@@ -22,7 +22,7 @@ from flows import mlflow_server
 from flows import prefect_server as prefect
 from flows.access import Access, make_home
 from flows.prefect_server import POOL, PrivateServer, environment
-from flows.server import READY_TIMEOUT_S, STOP_TIMEOUT_S, answers, fetch, lets_everybody_in, listen, locked, spawn
+from flows.server import READY_TIMEOUT_S, STOP_TIMEOUT_S, Port, answers, fetch, lets_everybody_in, listen, locked, spawn
 from tasks.core.errors import StageError
 from tasks.core.store import write_atomic
 
@@ -45,6 +45,8 @@ PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
 CLOCK_SLACK_S = 2.0
 """Clock corrections shift creation times by less than this; no pid comes round so soon."""
+RELEASE_S = 1.0
+"""How long `up` waits for the port of a part that has just been killed, in seconds."""
 RUN_GRACE_S = 30.0
 """How long `down` waits for a flow run to write its checkpoint, in seconds."""
 
@@ -240,13 +242,13 @@ def connect_tracking(home: Path) -> str:
     return uri
 
 
-def _start_prefect(home: Path, preferred: int) -> Part:
-    port, log = listen(preferred), home / "logs" / "prefect.log"
+def _start_prefect(home: Path, port: Port) -> Part:
+    log = home / "logs" / "prefect.log"
     return _part("prefect", prefect.launch(home, port, log, private=False), port.url, log)
 
 
-def _start_mlflow(home: Path, preferred: int) -> Part:
-    port, log = listen(preferred), home / "logs" / "mlflow.log"
+def _start_mlflow(home: Path, port: Port) -> Part:
+    log = home / "logs" / "mlflow.log"
     return _part("mlflow", mlflow_server.launch(home, port, log), port.url, log)
 
 
@@ -265,8 +267,17 @@ def _part(name: str, process: "subprocess.Popen[bytes]", url: str, log: Path) ->
     return Part(name, process.pid, psutil.Process(process.pid).create_time(), url, str(log))
 
 
-def _port(before: Part | None, preferred: int) -> int:
-    return int(before.url.rpartition(":")[2]) if before else preferred
+def _port(before: Part | None, preferred: int) -> Port:
+    """The port that a part had, or the next free one; the kernel lets go of it some 0.1 s after it shows a killed
+    process as dead."""
+    number = int(before.url.rpartition(":")[2]) if before else preferred
+    deadline = time.monotonic() + (RELEASE_S if before else 0)
+    while time.monotonic() < deadline:
+        try:
+            return Port(number)
+        except OSError:
+            time.sleep(0.02)
+    return listen(number)
 
 
 def _await_all(home: Path, parts: Iterable[Part]) -> None:

@@ -3,22 +3,25 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import psutil
 import pytest
 import yaml
 
-from tests.tiny import TINY, Commands
+from tests.tiny import SERVERS, TINY, Commands
 
 # Tests run side by side: a tiny training on one thread takes 8 s, on two contended ones up to 52 s.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # Tests answer for their own folders: what the developer's shell points at must not be touched.
-for name in ("NIGHTSCHOOL_HOME", "PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+for name in ("NIGHTSCHOOL_HOME", *SERVERS):
     os.environ.pop(name, None)
 
 # A slow machine is not a failure of the property that is tested.
@@ -60,6 +63,16 @@ def tiny(tmp_path: Path) -> Commands:
     return Commands(tmp_path / "home", recipe)
 
 
+def listeners(pid: int) -> set[str]:
+    """What of a process and its descendants listens on a port: the module that Python was started with."""
+    found = set()
+    for process in [parent := psutil.Process(pid), *parent.children(recursive=True)]:
+        with suppress(psutil.Error):
+            if any(connection.status == psutil.CONN_LISTEN for connection in process.net_connections("inet")):
+                found.add(process.cmdline()[2])
+    return found
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """One finished night of the tiny recipe for the tests of all workers, which only read it: its folder (home,
@@ -74,6 +87,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not entry.exists():
             (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-            night = Commands(folder / "home", folder / "tiny.yaml").json("run", str(folder / "tiny.yaml"))
-            entry.write_text(json.dumps(night))
+            process = Commands(folder / "home", folder / "tiny.yaml").start("run", str(folder / "tiny.yaml"), "--json")
+            listened: set[str] = set()
+            while process.poll() is None:
+                listened |= listeners(process.pid)
+                time.sleep(0.1)
+            output, errors = process.communicate()
+            assert process.returncode == 0, errors
+            (folder / "listened.json").write_text(json.dumps(sorted(listened)))
+            entry.write_text(output)
     return folder, json.loads(entry.read_text())
