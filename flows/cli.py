@@ -129,8 +129,8 @@ def deploy(
         raise UserError("no Prefect server is running that could keep a schedule; start it with `nightschool up`")
     name = create(home_folder(), find_recipe(recipe), cron, timezone, api_url)
     running = services.running(home_folder())
-    ours = running is not None and api_url == running.api_url
-    page = running.pages["prefect"] if running and ours else api_url.removesuffix("/api")
+    is_ours = running is not None and api_url == running.api_url
+    page = running.pages["prefect"] if running and is_ours else api_url.removesuffix("/api")
     said = f"{name} runs at `{cron}` {timezone}; see {page}/deployments"
     _show(as_json, {"deployment": name, "cron": cron, "timezone": timezone}, lambda: said)
 

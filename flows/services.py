@@ -142,7 +142,7 @@ def up(home: Path) -> Services:
     access = Access.of(home)
     with locked(home / "services.lock"):
         before = {part.name: part for part in _read(home)}
-        _end_unlocked(before.values())
+        end_unlocked(before.values())
         parts = {name: part for name, part in before.items() if part.process()}
         started: list[str] = []
 
@@ -303,7 +303,7 @@ def _is_ready(home: Path, part: Part) -> bool:
     return any(datetime.fromisoformat(heartbeat).timestamp() > part.created for heartbeat in heartbeats)
 
 
-def _end_unlocked(parts: Iterable[Part]) -> None:
+def end_unlocked(parts: Iterable[Part]) -> None:
     """End servers that an earlier version of this program started, and their worker, which knows no secret."""
     doors = {"prefect": "/api/health", "mlflow": "/health"}
     servers = [part for part in parts if part.name in doors and part.process()]

@@ -19,7 +19,7 @@ from websockets.typing import Origin, Subprotocol
 
 from flows.access import LINK_AGE_S, Access
 from flows.prefect_server import PrivateServer, environment, pool_template
-from flows.services import Services, auth_string, connect_tracking, down, running, up
+from flows.services import Part, Services, auth_string, connect_tracking, down, end_unlocked, running, up
 from tests.tiny import Commands
 
 PARTS = ("prefect", "mlflow", "private")
@@ -35,8 +35,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def services(home: Path) -> Iterator[Services]:
+    """`up` in a home whose work pool an earlier version made."""
+    home.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home / "prefect"))  # Prefect makes its folder when it is first imported
+        with PrivateServer.start(home) as earlier:
+            pool = {"name": "nightschool", "type": "process", "base_job_template": {}}
+            own = {"Authorization": Access.of(home).authorization}
+            made = httpx.post(f"{earlier.wait()}/work_pools/", json=pool, headers=own, trust_env=False)
+            assert made.status_code == 201
         yield up(home)
         down(home)
 
@@ -282,6 +289,32 @@ def test_a_deployment_may_not_say_how_its_runs_are_executed(
     body = {"name": "asks", "flow_id": flow, "work_pool_name": "nightschool", "job_variables": asked}
     answer = httpx.post(f"{services.api_url}/deployments/", json=body, **sent)
     assert (answer.status_code, "Error creating deployment" in answer.text) == (422, True)
+
+
+def test_the_pool_of_an_earlier_version_is_mended(services: Services, home: Path, access: Access) -> None:
+    found = ask(f"{services.api_url}/work_pools/nightschool", authorization=access.authorization).json()
+    assert found["base_job_template"] == pool_template(home)
+
+
+def test_servers_of_an_earlier_version_are_ended_with_their_worker(tmp_path: Path) -> None:
+    code = (
+        "import http.server; handler = http.server.SimpleHTTPRequestHandler\n"
+        "handler.do_GET = lambda self: (self.send_response(200), self.end_headers())\n"
+        "server = http.server.HTTPServer(('127.0.0.1', 0), handler); print(server.server_port, flush=True)\n"
+        "server.serve_forever()"
+    )
+    with (
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as open_server,
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker,
+    ):
+        assert open_server.stdout
+        url = f"http://127.0.0.1:{int(open_server.stdout.readline())}"
+        parts = [
+            Part(name, process.pid, psutil.Process(process.pid).create_time(), url, "")
+            for name, process in (("mlflow", open_server), ("worker", worker))
+        ]
+        end_unlocked(parts)
+        assert [part.process() for part in parts] == [None, None]
 
 
 def test_the_worker_would_not_listen_to_a_deployment_that_did(home: Path) -> None:
