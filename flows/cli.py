@@ -119,12 +119,13 @@ def deploy(
 ) -> None:
     """Schedule a recipe on the worker of `up`."""
     from flows import services
+    from flows.connection import existing_api_url
     from flows.deployment import deploy as create
     from flows.ledger import home_folder
     from flows.recipe import find_recipe, load_recipe
 
     load_recipe(recipe)
-    api_url = services.existing_api_url(home_folder())
+    api_url = existing_api_url(home_folder())
     if api_url is None:
         raise UserError("no Prefect server is running that could keep a schedule; start it with `nightschool up`")
     name = create(home_folder(), find_recipe(recipe), cron, timezone, api_url)

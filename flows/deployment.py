@@ -12,9 +12,9 @@ from zoneinfo import available_timezones
 
 from pydantic import ValidationError
 
+from flows.connection import auth_string
 from flows.prefect_server import POOL
 from flows.recipe import find_recipe, load_recipe
-from flows.services import auth_string
 from tasks.core.errors import UserError
 
 ENTRYPOINT = "flows/nightly.py:nightly"

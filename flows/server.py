@@ -144,7 +144,9 @@ def serve(app: "ASGIApp", access: Access, descriptors: str, landing: str = "/") 
 
     # No access log: it would grow by a line a request, every night, and name every link.
     door = Door(app, access, landing)
-    config = uvicorn.Config(door, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        door, log_level="warning", access_log=False, proxy_headers=False, timeout_graceful_shutdown=5
+    )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(number)) for number in descriptors.split(",")])
 
 

@@ -6,12 +6,11 @@ creation time are the recorded ones. The first `up` of a home takes 10 s, later 
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,25 +20,10 @@ import psutil
 from flows import mlflow_server
 from flows import prefect_server as prefect
 from flows.access import Access, make_home
-from flows.prefect_server import POOL, PrivateServer, environment
+from flows.prefect_server import POOL, environment
 from flows.server import READY_TIMEOUT_S, STOP_TIMEOUT_S, Port, answers, fetch, lets_everybody_in, listen, locked, spawn
 from tasks.core.errors import StageError
 from tasks.core.store import write_atomic
-
-__all__ = [
-    "Part",
-    "PrivateServer",
-    "Services",
-    "auth_string",
-    "connect_tracking",
-    "down",
-    "environment",
-    "existing_api_url",
-    "prefect_server",
-    "running",
-    "tracking_uri",
-    "up",
-]
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
@@ -193,55 +177,6 @@ def down(home: Path) -> tuple[str, ...]:
     return alive
 
 
-@contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """The API URL of a Prefect server for the block: the environment's, that of `up`, or a private one.
-
-    An explicit PREFECT_API_URL comes first, since a run must report to the server that started it.
-    """
-    if url := existing_api_url(home):
-        yield url
-        return
-    with PrivateServer.start(home) as server:
-        yield server.wait()
-
-
-def existing_api_url(home: Path) -> str | None:
-    """The API URL of a server that is already there, by PREFECT_API_URL or by `up`; None calls for a private one."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url
-    services = running(home)
-    return services.api_url if services else None
-
-
-def tracking_uri(home: Path) -> str:
-    """Where MLflow's records go: MLFLOW_TRACKING_URI, the server of `up`, or its database without the server."""
-    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        return uri
-    services = running(home)
-    return (services and services.mlflow_url) or f"sqlite:///{home.resolve() / 'mlflow.db'}"
-
-
-def auth_string(home: Path, api_url: str) -> str | None:
-    """What to prove oneself with at a Prefect server: the home's if it is ours, else what the environment has."""
-    if is_ours(home, api_url):
-        return Access.of(home).auth_string
-    return os.environ.get("PREFECT_API_AUTH_STRING")
-
-
-def is_ours(home: Path, url: str) -> bool:
-    """Whether this is the address of a server of `up`."""
-    services = running(home)
-    return services is not None and url in (services.api_url, services.mlflow_url)
-
-
-def connect_tracking(home: Path) -> str:
-    """`tracking_uri`, with this process's MLflow client let in if that is a server of ours."""
-    uri = tracking_uri(home)
-    os.environ.update(Access.of(home).mlflow_variables(ours=is_ours(home, uri)))
-    return uri
-
-
 def _start_prefect(home: Path, port: Port) -> Part:
     log = home / "logs" / "prefect.log"
     return _part("prefect", prefect.launch(home, port, log, private=False), port.url, log)
@@ -282,7 +217,8 @@ def _port(before: Part | None, preferred: int) -> Port:
 
 def _await_all(home: Path, parts: Iterable[Part]) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while waiting := [part for part in parts if not _is_ready(home, part)]:
+    # A dead part is not asked: whoever has its port by now must not get the secret.
+    while waiting := [part for part in parts if not (part.process() and _is_ready(home, part))]:
         if dead := next((part for part in waiting if not part.process()), None):
             raise StageError(f"the {dead.name} part of `up` ended while starting; its log is {dead.log}")
         if time.monotonic() > deadline:

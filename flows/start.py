@@ -12,8 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.access import make_home
+from flows.connection import existing_api_url, is_ours
 from flows.ledger import Ledger, Night, home_folder
-from flows.services import PrivateServer, environment, existing_api_url, is_ours
+from flows.prefect_server import PrivateServer, environment
 from tasks.core.errors import StageError
 from tasks.core.run import is_disk_full
 

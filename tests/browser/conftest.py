@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flows.connection import connect_tracking
 from flows.server import listen
-from flows.services import PREFECT_PORT, Services, connect_tracking, down, up
+from flows.services import PREFECT_PORT, Services, down, up
 from tasks.core.stage import StageLog
 from tasks.core.store import Reference, Request
 from tasks.core.tracking import sync

@@ -18,8 +18,9 @@ from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
 from flows.access import LINK_AGE_S, Access
+from flows.connection import auth_string, connect_tracking
 from flows.prefect_server import PrivateServer, environment, pool_template
-from flows.services import Part, Services, auth_string, connect_tracking, down, end_unlocked, running, up
+from flows.services import Part, Services, down, end_unlocked, running, up
 from tests.tiny import Commands
 
 PARTS = ("prefect", "mlflow", "private")

@@ -17,9 +17,10 @@ import psutil
 import pytest
 
 from flows.access import Access
-from flows.prefect_server import PrivateServer
+from flows.connection import prefect_server, tracking_uri
+from flows.prefect_server import PrivateServer, environment
 from flows.server import answers, listen
-from flows.services import Part, Services, down, environment, prefect_server, running, tracking_uri, up
+from flows.services import Part, Services, down, running, up
 from tasks.core.errors import StageError
 
 
