@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -63,14 +64,16 @@ def tiny(tmp_path: Path) -> Commands:
     return Commands(tmp_path / "home", recipe)
 
 
-def listeners(pid: int) -> set[str]:
-    """What of a process and its descendants listens on a port: the module that Python was started with."""
-    found = set()
-    for process in [parent := psutil.Process(pid), *parent.children(recursive=True)]:
-        with suppress(psutil.Error):
-            if any(connection.status == psutil.CONN_LISTEN for connection in process.net_connections("inet")):
-                found.add(process.cmdline()[2])
-    return found
+def note_listeners(parent: psutil.Process, found: set[str]) -> None:
+    """Note who of a process and its descendants listens on a port, by the module that Python was started with, until
+    the process ends."""
+    with suppress(psutil.NoSuchProcess):
+        while parent.status() != psutil.STATUS_ZOMBIE:
+            for process in [parent, *parent.children(recursive=True)]:
+                with suppress(psutil.Error):
+                    if any(socket.status == psutil.CONN_LISTEN for socket in process.net_connections("inet")):
+                        found.add(process.cmdline()[2])
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
@@ -89,10 +92,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
             (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
             process = Commands(folder / "home", folder / "tiny.yaml").start("run", str(folder / "tiny.yaml"), "--json")
             listened: set[str] = set()
-            while process.poll() is None:
-                listened |= listeners(process.pid)
-                time.sleep(0.1)
-            output, errors = process.communicate()
+            watch = threading.Thread(target=note_listeners, args=(psutil.Process(process.pid), listened))
+            watch.start()
+            output, errors = process.communicate(timeout=300)
+            watch.join()
             assert process.returncode == 0, errors
             (folder / "listened.json").write_text(json.dumps(sorted(listened)))
             entry.write_text(output)
