@@ -195,6 +195,22 @@ def test_the_pages_name_is_held_on_ipv6_too(urls: Mapping[str, str], access: Acc
         assert "::1" not in {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
 
 
+def test_up_listens_on_the_loopback_ports_of_its_two_servers_only(services: Services) -> None:
+    listening = set()
+    for part in services.parts:
+        process = part.process()
+        assert process
+        for member in [process, *process.children(recursive=True)]:
+            for wire in member.net_connections("inet"):
+                if wire.status == psutil.CONN_LISTEN:
+                    listening.add((part.name, wire.laddr.ip, f"http://127.0.0.1:{wire.laddr.port}"))
+    assert {(name, url) for name, _, url in listening} == {
+        ("prefect", services.prefect_url),
+        ("mlflow", services.mlflow_url),
+    }
+    assert {ip for _, ip, _ in listening} <= {"127.0.0.1", "::1"}
+
+
 def test_another_user_of_the_machine_gets_nothing(urls: Mapping[str, str], home: Path, part: str) -> None:
     if os.getuid() != 0:
         pytest.skip("only root may act as another user")
