@@ -165,6 +165,9 @@ def _age(file: Path) -> float:
 
 
 def _lent(variables: Mapping[str, str], ours: bool) -> dict[str, str]:
-    """These variables for a server of ours. For another they are blanked where this environment has them, which it
-    does in a shell that has read clients.sh."""
-    return dict(variables) if ours else {name: "" for name, value in variables.items() if os.environ.get(name) == value}
+    """These variables for a server of ours. For another they are blanked where this environment has all of them, which
+    it does in a shell that has read clients.sh; somebody else's password for the same user stays."""
+    if ours:
+        return dict(variables)
+    has_ours = all(os.environ.get(name) == value for name, value in variables.items())
+    return dict.fromkeys(variables, "") if has_ours else {}

@@ -373,8 +373,10 @@ def test_somebody_elses_servers_are_not_told_the_secret(
     assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("", "")
     elsewhere = environment(home, "http://prefect.example/api", ours=False)
     assert elsewhere["PREFECT_API_AUTH_STRING"] == ""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "nightschool")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "their own")
     connect_tracking(home)
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "nightschool"
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "their own"
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "their:own")
     assert auth_string(home, "http://prefect.example/api") == "their:own"
