@@ -1,6 +1,7 @@
 """The command line. Every verb is a few lines over one function; what is heavy is imported when its verb is used."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,12 +71,17 @@ def up(as_json: Json = False) -> None:
     """Start Prefect's and MLflow's servers and a worker for schedules, in the background."""
     from flows import services
     from flows.ledger import home_folder
-    from flows.start import make_home
-    from flows.summary import services_table
+    from flows.summary import up_table
 
-    make_home(home_folder())
     started = services.up(home_folder())
-    _show(as_json, [vars(part) for part in started.parts], lambda: services_table(started))
+    link = started.make_link()
+    values = {
+        "parts": [vars(part) for part in started.parts],
+        "pages": started.pages,
+        "link": link,
+        "clients": str(started.clients_file),
+    }
+    _show(as_json, values, lambda: up_table(started, link))
 
 
 @app.command()
@@ -113,16 +119,20 @@ def deploy(
 ) -> None:
     """Schedule a recipe on the worker of `up`."""
     from flows import services
+    from flows.connection import existing_api_url
     from flows.deployment import deploy as create
     from flows.ledger import home_folder
     from flows.recipe import find_recipe, load_recipe
 
     load_recipe(recipe)
-    api_url = services.existing_api_url(home_folder())
+    api_url = existing_api_url(home_folder())
     if api_url is None:
         raise UserError("no Prefect server is running that could keep a schedule; start it with `nightschool up`")
     name = create(home_folder(), find_recipe(recipe), cron, timezone, api_url)
-    said = f"{name} runs at `{cron}` {timezone}; see {api_url.removesuffix('/api')}/deployments"
+    running = services.running(home_folder())
+    is_ours = running is not None and api_url == running.api_url
+    page = running.pages["prefect"] if running and is_ours else api_url.removesuffix("/api")
+    said = f"{name} runs at `{cron}` {timezone}; see {page}/deployments"
     _show(as_json, {"deployment": name, "cron": cron, "timezone": timezone}, lambda: said)
 
 
@@ -169,6 +179,7 @@ def _show(as_json: bool, value: object, text: "Callable[[], RenderableType]") ->
 
 def main() -> None:
     """Run the command line: exit code 2 for the user's mistakes, 1 for failures, one sentence either way."""
+    os.umask(0o077)  # what a home holds is for its owner
     try:
         app()
     except UserError as error:

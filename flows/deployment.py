@@ -12,6 +12,7 @@ from zoneinfo import available_timezones
 
 from pydantic import ValidationError
 
+from flows.connection import auth_string
 from flows.prefect_server import POOL
 from flows.recipe import find_recipe, load_recipe
 from tasks.core.errors import UserError
@@ -60,7 +61,8 @@ def deploy_flow(
 
     check_schedule(cron, timezone)
     flow: Flow[..., object] = load_flow_from_entrypoint(str(folder / entrypoint))
-    with SyncPrefectClient(api_url) as client:
+    # A server of ours has made its pool; one of the user's may have none yet.
+    with SyncPrefectClient(api_url, auth_string=auth_string(home, api_url)) as client:
         with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
         # The server replaces a deployment of the same name together with its schedules and their future runs.

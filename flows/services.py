@@ -6,52 +6,31 @@ creation time are the recorded ones. The first `up` of a home takes 10 s, later 
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 import psutil
 
-from flows.prefect_server import (
-    LOOPBACK,
-    POOL,
-    READY_TIMEOUT_S,
-    STOP_TIMEOUT_S,
-    PrivateServer,
-    answers,
-    environment,
-    fetch,
-    launch,
-    listen,
-    locked,
-    spawn,
-)
+from flows import mlflow_server
+from flows import prefect_server as prefect
+from flows.access import Access, make_home
+from flows.prefect_server import POOL, environment
+from flows.server import READY_TIMEOUT_S, STOP_TIMEOUT_S, Port, answers, fetch, lets_everybody_in, listen, locked, spawn
 from tasks.core.errors import StageError
 from tasks.core.store import write_atomic
-
-__all__ = [
-    "Part",
-    "PrivateServer",
-    "Services",
-    "down",
-    "environment",
-    "existing_api_url",
-    "prefect_server",
-    "running",
-    "tracking_uri",
-    "up",
-]
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
 CLOCK_SLACK_S = 2.0
 """Clock corrections shift creation times by less than this; no pid comes round so soon."""
+RELEASE_S = 1.0
+"""How long `up` waits for the port of a part that has just been killed, in seconds."""
 RUN_GRACE_S = 30.0
 """How long `down` waits for a flow run to write its checkpoint, in seconds."""
 
@@ -66,43 +45,31 @@ class Part:
     created: float
     """When the process was created, in seconds since 1970; tells it from a later one with the same pid."""
     url: str
-    """What a person opens in a browser; for the worker, the server that it works for."""
+    """Where programs find it; for the worker, the server that it works for. Browsers: `Services.pages`."""
     log: str
 
     def process(self) -> psutil.Process | None:
         """The process, if it is alive and still the one that was started."""
         try:
             process = psutil.Process(self.pid)
-            return process if self._is(process) and process.status() != psutil.STATUS_ZOMBIE else None
+            is_same = abs(process.create_time() - self.created) < CLOCK_SLACK_S
+            return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
-
-    def session(self) -> list[psutil.Process]:
-        """The process and its children, also those that it left behind when it was killed (MLflow's does)."""
-        members = []
-        for process in psutil.process_iter():
-            with suppress(OSError, psutil.NoSuchProcess):
-                if os.getsid(process.pid) == self.pid:
-                    if process.pid == self.pid and not self._is(process):
-                        return []  # the pid has come round, and a session lends its number to nobody while it lives
-                    members.append(process)
-        return members
-
-    def _is(self, process: psutil.Process) -> bool:
-        return abs(process.create_time() - self.created) < CLOCK_SLACK_S
 
 
 @dataclass(frozen=True)
 class Services:
     """The living parts of `up`."""
 
+    home: Path
     parts: tuple[Part, ...]
     started: tuple[str, ...] = ()
     """Names of the parts that this call of `up` had to start; empty if everything was up."""
 
     @property
     def prefect_url(self) -> str | None:
-        """Where Prefect's pages are, or None if its server is dead."""
+        """Where programs find Prefect's server, or None if it is dead."""
         return self._url("prefect")
 
     @property
@@ -112,8 +79,25 @@ class Services:
 
     @property
     def mlflow_url(self) -> str | None:
-        """The MLflow tracking URI, which is also where its pages are, or None if the server is dead."""
+        """The MLflow tracking URI, or None if the server is dead."""
         return self._url("mlflow")
+
+    @property
+    def pages(self) -> dict[str, str]:
+        """What a person opens in a browser, by the name of the part; `make_link` lets the browser in."""
+        access = Access.of(self.home)
+        landings = {"prefect": "", "mlflow": mlflow_server.LANDING}
+        return {part.name: access.page(part.url) + landings[part.name] for part in self.parts if part.name in landings}
+
+    def make_link(self) -> str:
+        """A link that lets one browser into the pages of both servers, and works once."""
+        assert self.prefect_url
+        return Access.of(self.home).make_link(int(self.prefect_url.rpartition(":")[2]))
+
+    @property
+    def clients_file(self) -> Path:
+        """A shell script that lets `prefect` and `mlflow` commands in."""
+        return Access.of(self.home).clients_file
 
     def part(self, name: str) -> Part | None:
         """The living part of this name."""
@@ -127,18 +111,22 @@ class Services:
 def running(home: Path) -> Services | None:
     """The parts of `up` that are alive, or None if none is."""
     alive = tuple(part for part in _read(home) if part.process())
-    return Services(alive) if alive else None
+    return Services(home, alive) if alive else None
 
 
 def up(home: Path) -> Services:
     """Start what is not running and return when all of it answers.
 
-    Ports are 4200 and 5000, or the next free ones; a restarted part gets its old port back if it can.
+    Ports are 4200 and 5000, or the next free ones; a restarted part gets its old port back if it can. A server that
+    has to be started ends all browser sessions, since its port may have been somebody else's in the meantime.
     Raises StageError if a part dies or does not answer in time; what this call started is ended then.
     """
     home = home.resolve()
+    make_home(home)
+    access = Access.of(home)
     with locked(home / "services.lock"):
         before = {part.name: part for part in _read(home)}
+        end_unlocked(before.values())
         parts = {name: part for name, part in before.items() if part.process()}
         started: list[str] = []
 
@@ -149,30 +137,31 @@ def up(home: Path) -> Services:
             _write(home, parts.values())
 
         try:
-            for name in before.keys() - parts.keys():
-                _end(before[name].session())  # MLflow's child outlives its killed parent and would keep the port
+            if not {"prefect", "mlflow"} <= parts.keys():
+                access.revoke()
             if "prefect" not in parts:
                 start("prefect", _start_prefect(home, _port(before.get("prefect"), PREFECT_PORT)))
             if "mlflow" not in parts:
                 start("mlflow", _start_mlflow(home, _port(before.get("mlflow"), MLFLOW_PORT)))
             if "worker" in parts and parts["worker"].url != parts["prefect"].url:
-                _end(parts.pop("worker").session())
+                _end_parts(parts.pop("worker"))
             if "worker" not in parts:
                 start("worker", _start_worker(home, parts["prefect"].url))
-            _await_all(home, parts, start)
+            _await_all(home, parts.values())
         except BaseException:
-            for name in set(started):
-                _end(parts.pop(name).session())
+            for name in started:
+                _end_parts(parts.pop(name))
             _write(home, parts.values())
             raise
-        return Services(tuple(parts.values()), tuple(dict.fromkeys(started)))
+        access.write_clients_file(parts["prefect"].url, parts["mlflow"].url)
+        return Services(home, tuple(parts.values()), tuple(started))
 
 
 def down(home: Path) -> tuple[str, ...]:
     """End what `up` started and return the names of the parts that were alive.
 
     Flow runs are told first and have half a minute to write a checkpoint; then the worker, then the servers, so
-    that the last states are still recorded.
+    that the last states are still recorded. Browsers and shells that were let in are locked out.
     """
     home = home.resolve()
     if not home.is_dir():
@@ -182,61 +171,20 @@ def down(home: Path) -> tuple[str, ...]:
         alive = tuple(part.name for part in parts if part.process())
         _end(_flow_runs(home) if parts else [], grace=RUN_GRACE_S)
         for names in (["worker"], ["prefect", "mlflow"]):
-            _end([process for part in parts if part.name in names for process in part.session()])
+            _end_parts(*(part for part in parts if part.name in names))
+        Access.of(home).revoke()
         (home / "services.json").unlink(missing_ok=True)
     return alive
 
 
-@contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """The API URL of a Prefect server for the block: the environment's, that of `up`, or a private one.
-
-    An explicit PREFECT_API_URL comes first, since a run must report to the server that started it.
-    """
-    if url := existing_api_url(home):
-        yield url
-        return
-    with PrivateServer.start(home) as server:
-        yield server.wait()
-
-
-def existing_api_url(home: Path) -> str | None:
-    """The API URL of a server that is already there, by PREFECT_API_URL or by `up`; None calls for a private one."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url
-    services = running(home)
-    return services.api_url if services else None
-
-
-def tracking_uri(home: Path) -> str:
-    """Where MLflow's records go: MLFLOW_TRACKING_URI, the server of `up`, or its database without the server."""
-    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        return uri
-    services = running(home)
-    return (services and services.mlflow_url) or f"sqlite:///{home.resolve() / 'mlflow.db'}"
-
-
-def _start_prefect(home: Path, port: int) -> Part:
-    listener = listen(port)
-    url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+def _start_prefect(home: Path, port: Port) -> Part:
     log = home / "logs" / "prefect.log"
-    return _part("prefect", launch(home, listener, log, private=False), url, log)
+    return _part("prefect", prefect.launch(home, port, log, private=False), port.url, log)
 
 
-def _start_mlflow(home: Path, port: int) -> Part:
-    with listen(port) as probe:
-        port = probe.getsockname()[1]
-    from tasks.core.projection import create_database
-
-    database = f"sqlite:///{home / 'mlflow.db'}"
-    create_database(database)  # the server's own way of creating it leaves a broken file when it is killed
+def _start_mlflow(home: Path, port: Port) -> Part:
     log = home / "logs" / "mlflow.log"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", database]
-    command += ["--artifacts-destination", str(home / "mlartifacts")]
-    command += ["--uvicorn-opts", "--no-access-log"]  # the log would grow by a line a request, every night
-    variables = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return _part("mlflow", spawn(command, log, variables, cwd=home), f"http://{LOOPBACK}:{port}", log)
+    return _part("mlflow", mlflow_server.launch(home, port, log), port.url, log)
 
 
 def _start_worker(home: Path, prefect_url: str) -> Part:
@@ -254,20 +202,25 @@ def _part(name: str, process: "subprocess.Popen[bytes]", url: str, log: Path) ->
     return Part(name, process.pid, psutil.Process(process.pid).create_time(), url, str(log))
 
 
-def _port(before: Part | None, preferred: int) -> int:
-    return int(before.url.rpartition(":")[2]) if before else preferred
+def _port(before: Part | None, preferred: int) -> Port:
+    """The port that a part had, or the next free one; the kernel lets go of it some 0.1 s after it shows a killed
+    process as dead."""
+    number = int(before.url.rpartition(":")[2]) if before else preferred
+    deadline = time.monotonic() + (RELEASE_S if before else 0)
+    while time.monotonic() < deadline:
+        try:
+            return Port(number)
+        except OSError:
+            time.sleep(0.02)
+    return listen(number)
 
 
-def _await_all(home: Path, parts: dict[str, Part], start: Callable[[str, Part], None]) -> None:
-    """Return when every part answers; an MLflow that lost its port to somebody else is started on the next one."""
+def _await_all(home: Path, parts: Iterable[Part]) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while waiting := [part for part in parts.values() if not _is_ready(part)]:
-        for part in waiting:
-            if not part.process():
-                if part.name == "mlflow" and _lost_its_port(part):
-                    start("mlflow", _start_mlflow(home, _port(part, MLFLOW_PORT) + 1))
-                    continue
-                raise StageError(f"the {part.name} part of `up` ended while starting; its log is {part.log}")
+    # A dead part is not asked: whoever has its port by now must not get the secret.
+    while waiting := [part for part in parts if not (part.process() and _is_ready(home, part))]:
+        if dead := next((part for part in waiting if not part.process()), None):
+            raise StageError(f"the {dead.name} part of `up` ended while starting; its log is {dead.log}")
         if time.monotonic() > deadline:
             late = waiting[0]
             raise StageError(
@@ -276,29 +229,22 @@ def _await_all(home: Path, parts: dict[str, Part], start: Callable[[str, Part], 
         time.sleep(0.05)
 
 
-def _lost_its_port(part: Part) -> bool:
-    """Whether somebody else took the port while MLflow was starting; its last words are the only witness."""
-    return b"address already in use" in Path(part.log).read_bytes()[-2000:]
-
-
-def _is_ready(part: Part) -> bool:
+def _is_ready(home: Path, part: Part) -> bool:
     if part.name == "prefect":
-        return answers(f"{part.url}/api/health")
+        return answers(home, f"{part.url}/api/health")
     if part.name == "mlflow":
-        # Two MLflows may have found the same port free: the one that answers must be ours.
-        return answers(f"{part.url}/health") and _listens(part)
-    workers = json.loads(fetch(f"{part.url}/api/work_pools/{POOL}/workers/filter", b"{}") or b"[]")
+        return answers(home, f"{part.url}/health")
+    workers = json.loads(fetch(home, f"{part.url}/api/work_pools/{POOL}/workers/filter", b"{}") or b"[]")
     heartbeats = [worker["last_heartbeat_time"] for worker in workers if worker["last_heartbeat_time"]]
     return any(datetime.fromisoformat(heartbeat).timestamp() > part.created for heartbeat in heartbeats)
 
 
-def _listens(part: Part) -> bool:
-    port = _port(part, MLFLOW_PORT)
-    return any(
-        connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
-        for process in part.session()
-        for connection in process.net_connections("tcp")
-    )
+def end_unlocked(parts: Iterable[Part]) -> None:
+    """End servers that an earlier version of this program started, and their worker, which knows no secret."""
+    doors = {"prefect": "/api/health", "mlflow": "/health"}
+    servers = [part for part in parts if part.name in doors and part.process()]
+    if any(lets_everybody_in(part.url + doors[part.name]) for part in servers):
+        _end_parts(*parts)
 
 
 def _flow_runs(home: Path) -> list[psutil.Process]:
@@ -310,6 +256,10 @@ def _flow_runs(home: Path) -> list[psutil.Process]:
             if is_run and process.environ().get("PREFECT_HOME") == str(home / "prefect"):
                 runs.append(process)
     return runs
+
+
+def _end_parts(*parts: Part) -> None:
+    _end([process for part in parts if (process := part.process())])
 
 
 def _end(processes: list[psutil.Process], grace: float = STOP_TIMEOUT_S) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import yaml
 
+from flows.access import make_home
+from flows.connection import connect_tracking
 from flows.ledger import Ledger, Night, StageEntry, State, close_journal, home_folder, new_night, now
 from flows.recipe import Recipe, find_recipe, load_recipe
-from flows.services import tracking_uri
 from flows.view import LogView, Views
 from tasks.core.errors import StageError
 from tasks.core.journal import Journal
@@ -61,13 +62,14 @@ def open_session(recipe_path: Path, keep: frozenset[str], night_id: str | None) 
     """Begin a night, or go on with one that ended badly, and end it in the ledger and in MLflow however the block
     ends."""
     home = home_folder()
+    make_home(home)
     ledger = Ledger(home)
     recipe = load_recipe(recipe_path)
     night = _choose_night(ledger, recipe, find_recipe(recipe_path), night_id)
     with ledger.hold(night):
         ledger.write(night)
         journal = Journal(ledger.journal_path(night))
-        sender = Sender(journal.path, tracking_uri(home))
+        sender = Sender(journal.path, connect_tracking(home))
         sender.start()
         terminal, page = view.get(), _prefect_log()
         watcher: View = Views(terminal, page) if terminal else page
@@ -107,7 +109,7 @@ def _level(ledger: Ledger, night: Night, sender: Sender, view: View) -> None:
     if left:
         view.said("mlflow", f"{left} records wait in the journal; `nightschool sync` sends them when MLflow answers")
     else:
-        _send_missing(ledger, tracking_uri(ledger.home), view)
+        _send_missing(ledger, connect_tracking(ledger.home), view)
 
 
 def _choose_night(ledger: Ledger, recipe: Recipe, path: Path, night_id: str | None) -> Night:
@@ -156,7 +158,7 @@ def sync_all(ledger: Ledger) -> dict[str, int]:
     Raises:
         StageError: MLflow does not answer.
     """
-    uri = tracking_uri(ledger.home)
+    uri = connect_tracking(ledger.home)
     return {night.id: _sync(ledger, night, uri) for night in ledger.nights() if night.state != "running"}
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from flows.access import make_home
+from flows.connection import existing_api_url, is_ours
 from flows.ledger import Ledger, Night, home_folder
-from flows.services import PrivateServer, environment, existing_api_url
-from tasks.core.errors import StageError, UserError
+from flows.prefect_server import PrivateServer, environment
+from tasks.core.errors import StageError
 from tasks.core.run import is_disk_full
 
 FULL_BYTES = 1 << 20
@@ -45,7 +47,10 @@ def start(recipe: Path, console: Console, keep: list[str] | None = None, night_i
     api_url = existing_api_url(home)
     server = None if api_url else PrivateServer.start(home)
     with server or nullcontext():
-        os.environ.update(environment(home, api_url or server.api_url))  # type: ignore[union-attr]
+        if server:
+            os.environ.update(environment(home, server.api_url))
+        elif api_url:
+            os.environ.update(environment(home, api_url, ours=is_ours(home, api_url)))
         # The terminal is ours: what Prefect would print there stands on the run's page and in our own lines.
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
         logging.raiseExceptions = False  # else a log line that Prefect's server refuses prints a traceback
@@ -62,23 +67,6 @@ def start(recipe: Path, console: Console, keep: list[str] | None = None, night_i
             except BaseException as error:
                 raise _failure(ledger, known, night_id, error) from error
     return next(night for night in ledger.nights() if night.id == finished)
-
-
-def make_home(home: Path) -> None:
-    """Create the home folder.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        probe = home / ".writable"
-        probe.write_bytes(b"nightschool")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"the home folder {home} cannot be written ({error.strerror}); set NIGHTSCHOOL_HOME to one that can"
-        ) from error
 
 
 def _failure(ledger: Ledger, known: set[str], night_id: str | None, error: BaseException) -> BaseException:

@@ -1,5 +1,6 @@
 """What a person reads after a command: the night in figures, the plan, the services."""
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
     from flows.services import Services
 
 ACTION_STYLES = {"reuse": "cyan", "run": "yellow", "resume": "green", "depends": "magenta"}
-PAGES = {
-    "prefect": "{url}",
-    "mlflow": "{url}/#/experiments?workflowType=machine_learning",  # without it, MLflow 3 opens its GenAI pages
-    "worker": "",
-}
 REASONS_SHOWN = 4
 STATE_STYLES = {"done": "green", "failed": "red", "killed": "red", "running": "yellow"}
 
@@ -55,9 +51,9 @@ def _places(found: dict[str, Artifact]) -> Iterable[Text]:
             yield _line(f"Shards    {_shown(found[node].path)}  (open with datasets)")
 
 
-def _line(text: str) -> Text:
+def _line(text: str, style: str = "") -> Text:
     """A line that is never broken: paths are there to be copied."""
-    return Text(text, no_wrap=True, overflow="ignore")
+    return Text(text, style, no_wrap=True, overflow="ignore")
 
 
 def _shown(path: Path) -> str:
@@ -151,14 +147,25 @@ def plan_table(steps: "list[Step]") -> Table:
     return table
 
 
-def services_table(services: "Services") -> Table:
-    """The parts of `up` with their addresses and logs, a line each."""
-    table = Table.grid(padding=(0, 2))
+def services_table(services: "Services") -> RenderableType:
+    """The parts of `up` with their addresses and logs, two lines each."""
+    lines = []
     for part in services.parts:
-        where = PAGES[part.name].format(url=part.url) or "runs what a schedule starts"
-        table.add_row(Text(part.name, style="bold"), _line(where))
-        table.add_row("", Text(f"process {part.pid}, log {_shown(Path(part.log))}", style="dim", overflow="fold"))
-    return table
+        where = services.pages.get(part.name, "runs what a schedule starts")
+        lines.append(_line(f"{part.name:8}  {where}"))
+        lines.append(_line(f"          process {part.pid}, log {_shown(Path(part.log))}", "dim"))
+    return Group(*lines)
+
+
+def up_table(services: "Services", link: str) -> RenderableType:
+    """The parts of `up`, the link that lets a browser in, and the line that lets a shell's commands in."""
+    return Group(
+        services_table(services),
+        _line(f"\nBrowser   {link}"),
+        _line("          opens both pages; it works once, within ten minutes, and `up` prints another", "dim"),
+        _line(f"Shell     . {shlex.quote(str(services.clients_file))}"),
+        _line("          lets `prefect` and `mlflow` commands in", "dim"),
+    )
 
 
 def status_table(home: Path, services: "Services | None", nights: list[Night]) -> RenderableType:

@@ -3,22 +3,26 @@
 import fcntl
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import psutil
 import pytest
 import yaml
 
-from tests.tiny import TINY, Commands
+from tests.tiny import SERVERS, TINY, Commands
 
 # Tests run side by side: a tiny training on one thread takes 8 s, on two contended ones up to 52 s.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # Tests answer for their own folders: what the developer's shell points at must not be touched.
-for name in ("NIGHTSCHOOL_HOME", "PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+for name in ("NIGHTSCHOOL_HOME", *SERVERS):
     os.environ.pop(name, None)
 
 # A slow machine is not a failure of the property that is tested.
@@ -32,7 +36,7 @@ SHARED_DATA = PROJECT.parent / "shared" / "data"
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A private Prefect server, known to this process's environment before Prefect is imported."""
-    from flows.services import PrivateServer, environment
+    from flows.prefect_server import PrivateServer, environment
 
     home = tmp_path_factory.mktemp("prefect")
     with PrivateServer.start(home) as server:
@@ -60,6 +64,18 @@ def tiny(tmp_path: Path) -> Commands:
     return Commands(tmp_path / "home", recipe)
 
 
+def note_listeners(parent: psutil.Process, found: set[str]) -> None:
+    """Note who of a process and its descendants listens on a port, by the module that Python was started with, until
+    the process ends."""
+    with suppress(psutil.NoSuchProcess):
+        while parent.status() != psutil.STATUS_ZOMBIE:
+            for process in [parent, *parent.children(recursive=True)]:
+                with suppress(psutil.Error):
+                    if any(socket.status == psutil.CONN_LISTEN for socket in process.net_connections("inet")):
+                        found.add(process.cmdline()[2])
+            time.sleep(0.1)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """One finished night of the tiny recipe for the tests of all workers, which only read it: its folder (home,
@@ -74,6 +90,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not entry.exists():
             (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-            night = Commands(folder / "home", folder / "tiny.yaml").json("run", str(folder / "tiny.yaml"))
-            entry.write_text(json.dumps(night))
+            process = Commands(folder / "home", folder / "tiny.yaml").start("run", str(folder / "tiny.yaml"), "--json")
+            listened: set[str] = set()
+            watch = threading.Thread(target=note_listeners, args=(psutil.Process(process.pid), listened))
+            watch.start()
+            output, errors = process.communicate(timeout=300)
+            watch.join()
+            assert process.returncode == 0, errors
+            (folder / "listened.json").write_text(json.dumps(sorted(listened)))
+            entry.write_text(output)
     return folder, json.loads(entry.read_text())

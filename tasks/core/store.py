@@ -194,7 +194,7 @@ class Store:
         for entry in files:
             path = out / entry.path
             sync_path(path)
-            path.chmod(0o444)
+            path.chmod(0o400)
         digest = digest_of(files)
         manifest = Manifest(**dict(request), files=files)
         write_atomic(out / MANIFEST_FILE, json.dumps(manifest.model_dump(), indent=1, sort_keys=True).encode())

@@ -1,18 +1,21 @@
-"""A headless Chromium, and an MLflow that knows one night. Skipped, saying so, where there is no Chromium."""
+"""A headless Chromium, and an `up` whose MLflow knows one night. Skipped, saying so, where there is no Chromium."""
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from flows.connection import connect_tracking
+from flows.server import listen
+from flows.services import PREFECT_PORT, Services, down, up
 from tasks.core.stage import StageLog
 from tasks.core.store import Reference, Request
 from tasks.core.tracking import sync
 from tasks.report import ReportSettings, report
-from tests.mlflow_server import find_free_port, mlflow_server
 from tests.night import Made, make_night, write_journal
 
 if TYPE_CHECKING:
@@ -38,21 +41,41 @@ def browser() -> "Iterator[Browser]":
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def services(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """`up` on another port than Prefect's own, as on a machine where somebody else's Prefect runs."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch, closing(listen(PREFECT_PORT)):
+        patch.setenv("PREFECT_HOME", str(home / "prefect"))  # Prefect makes its folder when it is first imported
+        patch.setenv("MLFLOW_TRACKING_USERNAME", "")  # restored at the end, whatever a connection sets meanwhile
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", "")
+        yield up(home)
+        down(home)
+
+
 @pytest.fixture
-def page(browser: "Browser", request: pytest.FixtureRequest) -> "Iterator[Page]":
-    """A page of laptop size; with NIGHTSCHOOL_SCREENSHOTS=folder its last state is kept there as a picture."""
+def page(browser: "Browser", services: Services, request: pytest.FixtureRequest) -> "Iterator[Page]":
+    """A page of laptop size in a browser that has visited one link of `up`; with NIGHTSCHOOL_SCREENSHOTS=folder its
+    last state is kept there as a picture."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     context.set_default_timeout(60_000)
     page = context.new_page()
+    enter(page, services)
     yield page
     if folder := os.environ.get("NIGHTSCHOOL_SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"{request.node.name}.png")
     context.close()
 
 
+def enter(page: "Page", services: Services) -> None:
+    """Visit a link, which leads on to Prefect's page."""
+    page.goto(services.make_link())
+    page.wait_for_url("**/v2/**")
+
+
 @dataclass(frozen=True)
 class Tracked:
-    """An MLflow server that was sent a night."""
+    """The MLflow of `up`, which was sent a night."""
 
     uri: str
     made: Made
@@ -69,10 +92,10 @@ class Tracked:
 
 
 @pytest.fixture(scope="session")
-def tracked(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
+def tracked(services: Services) -> Tracked:
     from mlflow import MlflowClient
 
-    home = tmp_path_factory.mktemp("home")
+    home = services.home
     made = make_night(home)
     out = made.store.scratch("report")
     out.mkdir(parents=True)
@@ -82,11 +105,9 @@ def tracked(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Ite
     request = Request(stage="report", version=1, inputs=inputs, settings={}, code={}, libraries={})
     journal = home / "journals" / "20261122-0200-quickstart.jsonl"
     write_journal(journal, made, made.store.commit(request, out, metrics))
-    port = find_free_port()
-    with mlflow_server(home, port):
-        uri = f"http://127.0.0.1:{port}"
-        sync(journal, uri)
-        client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name("quickstart").experiment_id
-        runs = {run.data.tags["nightschool.node"]: run.info.run_id for run in client.search_runs([experiment])}
-        yield Tracked(uri, made, experiment, runs)
+    uri = connect_tracking(home)
+    sync(journal, uri)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("quickstart").experiment_id
+    runs = {run.data.tags["nightschool.node"]: run.info.run_id for run in client.search_runs([experiment])}
+    return Tracked(services.pages["mlflow"].partition("/#/")[0], made, experiment, runs)

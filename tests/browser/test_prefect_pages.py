@@ -3,20 +3,19 @@
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
+from flows.access import Access
 from flows.deployment import deploy_flow
-from flows.prefect_server import listen
-from flows.services import PREFECT_PORT, down, up
+from flows.services import Services
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
@@ -55,28 +54,20 @@ class Deployed:
 
 
 @pytest.fixture(scope="module")
-def deployed(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """`up` on another port than Prefect's own, as on a machine where somebody else's Prefect runs."""
-    home, project = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("project")
+def deployed(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    from prefect.client.orchestration import SyncPrefectClient
+
+    home, project = services.home, tmp_path_factory.mktemp("project")
     (project / "nightly.py").write_text(textwrap.dedent(TINY_FLOW))
     recipe = {"recipe": str(home / "attempts")}
-    with pytest.MonkeyPatch.context() as patch, closing(listen(PREFECT_PORT)):
-        patch.setenv("PREFECT_HOME", str(home / "prefect"))  # Prefect makes its folder when it is first imported
-        from prefect.client.orchestration import SyncPrefectClient
-
-        services = up(home)
-        try:
-            url, api = str(services.prefect_url), str(services.api_url)
-            name = deploy_flow(
-                project, "nightly.py:nightly", "quickstart", recipe, home, "0 2 * * *", "Europe/Berlin", api
-            )
-            with SyncPrefectClient(api) as client:
-                deployment = client.read_deployment_by_name(name).id
-                made = Deployed(url, client, deployment, client.create_flow_run_from_deployment(deployment).id)
-                made.wait_for("FAILED")
-                yield made
-        finally:
-            down(home)
+    api = str(services.api_url)
+    name = deploy_flow(project, "nightly.py:nightly", "quickstart", recipe, home, "0 2 * * *", "Europe/Berlin", api)
+    with SyncPrefectClient(api, auth_string=Access.of(home).auth_string) as client:
+        deployment = client.read_deployment_by_name(name).id
+        run = client.create_flow_run_from_deployment(deployment).id
+        made = Deployed(services.pages["prefect"], client, deployment, run)
+        made.wait_for("FAILED")
+        yield made
 
 
 def test_the_deployment_page_shows_its_schedule_and_the_next_night(page: "Page", deployed: Deployed) -> None:

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from flows.access import Access
 from tests.history import history, recorded
 from tests.mlflow_server import find_free_port, mlflow_server, wait_until
 from tests.tiny import Commands
@@ -13,8 +14,9 @@ def test_training_goes_on_without_mlflow_whose_history_then_equals_the_journal(t
     port = find_free_port()
     uri = f"http://127.0.0.1:{port}"
     (tmp_path / "server").mkdir()
+    served = {"MLFLOW_TRACKING_URI": uri, **Access.of(tmp_path / "server").mlflow_variables()}
     with mlflow_server(tmp_path / "server", port):
-        process = tiny.start("run", str(tiny.recipe), MLFLOW_TRACKING_URI=uri)
+        process = tiny.start("run", str(tiny.recipe), **served)
         wait_until(lambda: steps(tiny.home) >= 5, timeout_s=180)
     at_the_outage = steps(tiny.home)
     wait_until(lambda: steps(tiny.home) >= at_the_outage + 50, timeout_s=60)
@@ -23,7 +25,7 @@ def test_training_goes_on_without_mlflow_whose_history_then_equals_the_journal(t
     with mlflow_server(tmp_path / "server", port):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-        assert tiny("sync", MLFLOW_TRACKING_URI=uri).returncode == 0
+        assert tiny("sync", **served).returncode == 0
         (journal,) = (tiny.home / "journals").glob("*.jsonl")
         assert history(uri, "tiny") == recorded(journal)
     assert sum(node == "pretrain" and name == "loss" for node, name, *_ in recorded(journal)) == 800
