@@ -13,7 +13,7 @@ from flows.finetune import Finetuned, finetune
 from flows.images import image_shards
 from flows.interactions import interaction_shards
 from flows.pretrain import Pretrained, pretrain
-from flows.recipe import Recipe
+from flows.recipe import ImagesRecipe, InteractionsRecipe, Recipe, TextRecipe
 from flows.session import open_session
 from tasks.core.store import Artifact
 from tasks.report import ReportSettings, report
@@ -35,16 +35,18 @@ Call = Callable[..., Any]
 def night(recipe: Recipe, call: Call = lambda flow, *arguments: flow(*arguments)) -> Released | None:
     """The pipeline of the recipe's kind of data; of images and interactions, shards are all there is as yet."""
     runner = recipe.engine.task_runner()
-    if recipe.images:
-        call(image_shards.with_options(task_runner=runner), recipe.images)
-        return None
-    if recipe.interactions:
-        call(interaction_shards.with_options(task_runner=runner), recipe.interactions)
-        return None
-    return _night_of_text(recipe, call, runner)
+    match recipe:
+        case ImagesRecipe():
+            call(image_shards.with_options(task_runner=runner), recipe.images)
+            return None
+        case InteractionsRecipe():
+            call(interaction_shards.with_options(task_runner=runner), recipe.interactions)
+            return None
+        case TextRecipe():
+            return _night_of_text(recipe, call, runner)
 
 
-def _night_of_text(recipe: Recipe, call: Call, runner: TaskRunner[Any]) -> Released:
+def _night_of_text(recipe: TextRecipe, call: Call, runner: TaskRunner[Any]) -> Released:
     """Corpus, model, fine-tuning, report, in this order."""
     data = call(corpus.with_options(task_runner=runner), recipe)
     tonight = data.tonight
