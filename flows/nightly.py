@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import TaskRunner
 
+from flows.checks import check
 from flows.corpus import corpus
 from flows.finetune import Finetuned, finetune
 from flows.images import image_shards
@@ -80,6 +81,7 @@ def nightly(recipe: str, keep: list[str] | None = None, night_id: str | None = N
         night_id: the night to go on with; without it a retry of this flow run finds its own, and a new run begins one.
     """
     with open_session(Path(recipe), frozenset(keep or ()), night_id) as session:
+        check(session.recipe)  # a night that cannot end well ends now, and stands in the ledger
         released = night(session.recipe)
         if released:
             session.publish(released.report, released.pretrained.export)

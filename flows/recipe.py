@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flows.engine import Engine
 from flows.printable import sentence
-from flows.recipe_file import find_recipe, read_recipe_file
+from flows.recipe_file import find_recipe as find_recipe
+from flows.recipe_file import read_recipe_file
 from tasks.baseline import BaselineSettings
 from tasks.core.errors import UserError
 from tasks.decontaminate import DecontaminateSettings
@@ -164,10 +165,9 @@ def _misread(content: Any, value: Any, place: str) -> str | None:
         for number, (inner, read) in enumerate(zip(content, value, strict=False)):
             if misread := _misread(inner, read, f"{place}.{number}"):
                 return misread
-    elif isinstance(value, bool | int | float) and isinstance(content, bool) != isinstance(value, bool):
-        if not isinstance(content, str):  # `yes` and "4" are what they look like
-            wanted = "true or false" if isinstance(value, bool) else "a number"
-            return f"`{place}`: input should be {wanted}, not {_quoted(content)}"
+    elif {type(content), type(value)} in ({bool, int}, {bool, float}):
+        wanted = "true or false" if isinstance(value, bool) else "a number"
+        return f"`{place}`: input should be {wanted}, not {_quoted(content)}"
     return None
 
 

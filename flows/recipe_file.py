@@ -22,6 +22,7 @@ import yaml
 
 from flows.printable import sentence
 from tasks.core.errors import UserError
+from tasks.intake.walk import in_kernel_folder
 
 SHIPPED = Path(__file__).resolve().parent.parent / "deployments"
 NOT_RECIPES = ("prefect", "compose")
@@ -31,8 +32,6 @@ MOST_VALUES = 50_000
 """Ten times what a list of five thousand paths needs."""
 LARGEST_NUMBER = 1 << 63
 """Settings are kept as 64-bit integers."""
-KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
-"""What lies there is no file: it may have no end, and reading it may wait for ever."""
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The parser in C where PyYAML was built with it: a megabyte takes 0.1 s instead of 5 s."""
@@ -40,7 +39,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 NULL = re.compile(r"~|null|Null|NULL|")
 TRUE, FALSE = re.compile(r"true|True|TRUE"), re.compile(r"false|False|FALSE")
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)|0x[0-9a-fA-F]+|0o[0-7]+")
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+FLOAT = re.compile(r"[-+]?(?=[0-9_.]*[.eE])(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 NO_NUMBER = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 SECRET_PARAMETER = re.compile(
@@ -121,7 +120,7 @@ def parse(text: str) -> Any:
     result: Any = None
     documents = values = 0
     for event in yaml.parse(text, LOADER):
-        line = event.start_mark.line
+        line = event.start_mark.line if event.start_mark else 0
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
@@ -190,7 +189,8 @@ def _refuse_extras(event: Any, line: int, depth: int, values: int) -> None:
     if event.anchor is not None:
         raise Unfit(line, f"the anchor &{event.anchor}; recipes have no anchors and aliases, so remove it")
     if event.tag is not None:
-        raise Unfit(line, f"the tag {event.tag}; recipes hold plain values, so remove it")
+        written = event.tag.replace("tag:yaml.org,2002:", "!!")
+        raise Unfit(line, f"the tag {written}; recipes hold plain values, so remove it")
     if depth >= DEEPEST:
         raise Unfit(line, f"more than {DEEPEST} levels of nesting; no setting lies so deep, so remove some")
     if values > MOST_VALUES:
@@ -221,12 +221,6 @@ def scalar(text: str, plain: bool, line: int = 0) -> Any:
             raise Unfit(line, f"the number {text} is too large; no setting reaches 2^63")
         return number
     return text
-
-
-def in_kernel_folder(path: Path) -> bool:
-    """Whether the path leads to what the kernel only shows as files."""
-    real = os.path.realpath(path)
-    return any(real == folder or real.startswith(f"{folder}/") for folder in KERNEL_FOLDERS)
 
 
 def _expanded(path: Path) -> Path:

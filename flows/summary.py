@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.ledger import Ledger, Night, StageEntry, home_folder
+from flows.printable import printable, shown
 from tasks.core.journal import read_journal
 from tasks.core.store import Artifact, Reference, Store
 
@@ -37,7 +38,8 @@ def night_summary(night: Night) -> RenderableType:
         _figures(found),
         Text(""),
         _times(night.stages),
-        _line(f"\nNight {night.id}: {len(night.stages)} stages in {seconds:.0f} s, {reused} of them reused."),
+        Text(""),
+        _line(f"Night {night.id}: {len(night.stages)} stages in {seconds:.0f} s, {reused} of them reused."),
         *_places(found),
         _line("Browse    nightschool up, then Prefect's and MLflow's pages; nightschool down ends them"),
     ]
@@ -47,20 +49,20 @@ def night_summary(night: Night) -> RenderableType:
 def _places(found: dict[str, Artifact]) -> Iterable[Text]:
     """Where the night's results lie."""
     if "report" in found:
-        yield _line(f"Report    {_shown(found['report'].path / 'report.html')}")
+        yield _line(f"Report    {_from_here(found['report'].path / 'report.html')}")
     if "export" in found:
-        yield _line(f"Model     {_shown(found['export'].path)}  (opens with transformers)")
+        yield _line(f"Model     {_from_here(found['export'].path)}  (opens with transformers)")
     for node in ("images", "interactions"):
         if node in found:
-            yield _line(f"Shards    {_shown(found[node].path)}  (open with datasets)")
+            yield _line(f"Shards    {_from_here(found[node].path)}  (open with datasets)")
 
 
 def _line(text: str) -> Text:
     """A line that is never broken: paths are there to be copied."""
-    return Text(text, no_wrap=True, overflow="ignore")
+    return Text(printable(text), no_wrap=True, overflow="ignore")
 
 
-def _shown(path: Path) -> str:
+def _from_here(path: Path) -> str:
     """As short as it can be typed from the current folder."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
@@ -75,7 +77,7 @@ def _figures(found: dict[str, Artifact]) -> Table:
     table.add_column(justify="right")
     table.add_column(style="dim")
     for label, figure, note in figures(found):
-        table.add_row(label, figure, note)
+        table.add_row(*map(shown, (label, figure, note)))
     return table
 
 
@@ -137,7 +139,7 @@ def _times(stages: list[StageEntry]) -> Table:
     table.add_column(justify="right")
     table.add_column()
     for entry in stages:
-        table.add_row(entry.node, f"{entry.seconds:.1f} s", "█" * round(40 * entry.seconds / total))
+        table.add_row(shown(entry.node), f"{entry.seconds:.1f} s", "█" * round(40 * entry.seconds / total))
     return table
 
 
@@ -145,9 +147,9 @@ def plan_table(steps: "list[Step]") -> Table:
     """A line a stage: what would happen, and why; below it the settings that rules would derive."""
     table = Table("stage", "would", "because", box=None, header_style="bold", pad_edge=False)
     for step in steps:
-        table.add_row(step.node, Text(step.action, style=ACTION_STYLES[step.action]), "; ".join(step.why))
+        table.add_row(shown(step.node), shown(step.action, ACTION_STYLES[step.action]), shown("; ".join(step.why)))
         for sentence in step.derived:
-            table.add_row("", "", Text(sentence, style="dim"))
+            table.add_row("", "", shown(sentence, "dim"))
     return table
 
 
@@ -156,8 +158,9 @@ def services_table(services: "Services") -> Table:
     table = Table.grid(padding=(0, 2))
     for part in services.parts:
         where = PAGES[part.name].format(url=part.url) or "runs what a schedule starts"
-        table.add_row(Text(part.name, style="bold"), _line(where))
-        table.add_row("", Text(f"process {part.pid}, log {_shown(Path(part.log))}", style="dim", overflow="fold"))
+        table.add_row(shown(part.name, "bold"), _line(where))
+        log = printable(f"process {part.pid}, log {_from_here(Path(part.log))}")
+        table.add_row("", Text(log, style="dim", overflow="fold"))
     return table
 
 
@@ -166,8 +169,8 @@ def status_table(home: Path, services: "Services | None", nights: list[Night]) -
     table = Table("night", "recipe", "state", "stages", "at", box=None, header_style="bold", pad_edge=False)
     for night in nights:
         at = night.error or night.ended or _position(home, night)
-        state = Text(night.state, style=STATE_STYLES[night.state])
-        table.add_row(night.id, night.recipe, state, str(len(night.stages) or ""), at)
+        state = shown(night.state, STATE_STYLES[night.state])
+        table.add_row(shown(night.id), shown(night.recipe), state, str(len(night.stages) or ""), shown(at))
     parts = services_table(services) if services else Text("no services are running; `nightschool up` starts them")
     return Group(parts, Text(""), table if nights else Text("no nights yet; `nightschool quickstart` runs the first"))
 
