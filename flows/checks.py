@@ -2,8 +2,8 @@
 machine.
 
 `plan`, `run`, `rerun` and `deploy` all begin here, and so does a night itself; each fault is one sentence that names
-the key, its value and what to do. Whether a block is right in itself is said by its settings class; what only the data can
-say is left to the stages.
+the key, its value and what to do. Whether a block is right in itself is said by its settings class; what only the data
+can say is left to the stages.
 """
 
 from pathlib import Path
@@ -54,9 +54,9 @@ def check(recipe: Recipe) -> None:
         recipe.engine.require_package()
         match recipe:
             case TextRecipe():
+                _check_places(recipe.ingest, recipe.decontaminate)
                 _check_corpus(recipe)
                 _check_training(recipe)
-                _check_places(recipe.ingest, recipe.decontaminate)
             case ImagesRecipe():
                 _check_images(recipe)
             case InteractionsRecipe():

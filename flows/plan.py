@@ -155,7 +155,7 @@ def make_plan(recipe_path: Path, home: Path) -> list[Step]:
 
     recipe = checked_recipe(recipe_path)
     trained = recipe.tokenizer if isinstance(recipe, TextRecipe) and recipe.tokenizer.path is None else None
-    plan = Plan(Store(home), vocabulary=trained and trained.vocabulary)
+    plan = Plan(Store(home), vocabulary=trained.vocabulary if trained else None)
     token = context.set(plan)
     try:
         night(recipe, call=lambda flow, *arguments: flow.fn(*arguments))

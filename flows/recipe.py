@@ -174,7 +174,8 @@ def _misread(content: Any, value: Any, place: str) -> str | None:
 def _sentence(error: ValidationError, content: dict[str, Any], kind: type[BaseModel]) -> str:
     """The first fault of a recipe in one sentence, with the key that was probably meant."""
     fault = error.errors(include_url=False)[0]
-    place = [part for part in fault["loc"] if not (isinstance(part, str) and part not in _keys_along(content))]
+    written = _keys_along(content)
+    place = [part for part in fault["loc"] if isinstance(part, int) or part in written]
     dotted = ".".join(str(part) for part in place)
     more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
     message = fault["msg"].removeprefix("Value error, ")
@@ -184,7 +185,8 @@ def _sentence(error: ValidationError, content: dict[str, Any], kind: type[BaseMo
         hint = f"did you mean `{near[0]}`?" if near else "remove it or see the recipes in deployments/"
         return f"unknown key `{dotted}`; {hint}{more}"
     if fault["type"] == "missing":
-        missing = ".".join(str(part) for part in (*place, fault["loc"][-1]))
+        above = [str(part) for part in fault["loc"][:-1] if isinstance(part, int) or part in written]
+        missing = ".".join([*above, str(fault["loc"][-1])])
         return f"the key `{missing}` is missing; add it{more}"
     if not place:
         return message

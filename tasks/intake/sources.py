@@ -49,7 +49,8 @@ class PythonDocs(BaseModel):
                     f"The package {package!r} named in a python-docs source is not installed: "
                     "install it or take it out of `packages`."
                 )
-        versions = {item.name: item.version for item in installed_distributions(self.packages)}
+        described = [item.metadata for item in installed_distributions(self.packages)]  # parsed anew at each access
+        versions = {metadata["Name"]: metadata["Version"] for metadata in described}
         units = [Unit(name=name, mark=version) for name, version in sorted(versions.items())]
         return Stock(source=self.name, units=(Unit(name=PYTHON, mark=platform.python_version()), *units))
 
