@@ -21,7 +21,7 @@ from tasks.ingest import IngestSettings, take_inventory
 from tasks.intake.evaluation_sets import files_of
 from tasks.intake.events import EventTable
 from tasks.intake.peek import columns_of, lacking
-from tasks.intake.sources import PythonDocs
+from tasks.intake.sources import PythonDocs, is_installed
 from tasks.interactions import take_interactions_inventory
 from tasks.pretrain import fresh_shape
 from tasks.tokenizer import TokenizerSettings
@@ -71,30 +71,32 @@ def _check_corpus(recipe: TextRecipe) -> None:
         raise UserError(
             "`tokenizer.heldout` is 0, and models are judged by held-out documents: set it to a share such as 0.1"
         )
-    sources = _sources_of(recipe.ingest)
-    mixture = recipe.pretrain.mixture
-    if sources is not None and (unknown := sorted(set(mixture) - sources)):
+    sources, any_package = _sources_of(recipe.ingest)
+    named = set() if sources is None else set(recipe.pretrain.mixture) - sources
+    unknown = sorted(name for name in named if not (any_package and is_installed(name)))
+    if sources is not None and unknown:
         raise UserError(
             f"`pretrain.mixture` names {unknown[0]!r}, and no source is called so: remove it, or name one of "
             f"{_some(sources)}"
         )
     if recipe.finetune is not None:
-        _check_finetuning(recipe.finetune, recipe.pretrain, sources)
+        _check_finetuning(recipe.finetune, recipe.pretrain, None if any_package else sources)
 
 
-def _sources_of(ingest: IngestSettings) -> set[str] | None:
-    """What documents can say that they are from; None where the documents themselves say so."""
+def _sources_of(ingest: IngestSettings) -> tuple[set[str] | None, bool]:
+    """What documents can say that they are from, and whether the name of any installed package is such a name as well;
+    None where the documents themselves say it."""
     names: set[str] = set()
+    any_package = False
     for source in ingest.sources:
         if isinstance(source, PythonDocs):
-            if source.packages is None:
-                return None
-            names |= {*PYTHON_SOURCES, *source.packages}
+            any_package = any_package or source.packages is None
+            names |= {*PYTHON_SOURCES, *(source.packages or ())}
         elif source.columns.source is not None:
-            return None
+            return None, False
         else:
             names.add(source.name)
-    return names
+    return names, any_package
 
 
 def _check_finetuning(finetune: Finetuning, pretrain: PretrainSettings, sources: set[str] | None) -> None:

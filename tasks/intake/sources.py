@@ -44,7 +44,7 @@ class PythonDocs(BaseModel):
     def take_stock(self) -> Stock:
         """Python itself and each installed distribution, by name; the mark is its version."""
         for package in self.packages or ():
-            if not _is_installed(package):
+            if not is_installed(package):
                 raise UserError(
                     f"The package {package!r} named in a python-docs source is not installed: "
                     "install it or take it out of `packages`."
@@ -176,9 +176,10 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported, by its top-level name."""
     try:
-        return importlib.util.find_spec(package) is not None
+        return package.isidentifier() and importlib.util.find_spec(package) is not None
     except ValueError:  # a module that says of itself that it was not imported, such as __main__
         return False
 

@@ -8,7 +8,7 @@ the only place in the filter where Python sees single texts, and off by default.
 """
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -39,7 +39,7 @@ class Language(BaseModel):
     """Which languages stay."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    allowed: tuple[Annotated[str, Field(pattern="^[a-z]{2,3}$")], ...] = Field(min_length=1)
+    allowed: tuple[str, ...] = Field(min_length=1)
     """Codes as in ISO 639-1, such as en, de, zh (639-3 where that has none)."""
     min_probability: float = Field(default=0.65, ge=0, le=1)
     """Least probability of the most likely language, which must be an allowed one (FineWeb: 0.65)."""

@@ -138,7 +138,9 @@ def mutated(seed: int) -> bytes:
     content = bytearray(text.encode())
     for _ in range(chance.randint(1, 12)):
         at = chance.randrange(len(content))
-        new = chance.randbytes(2) if chance.random() < 0.1 else bytes(chance.choices(range(128), k=chance.randint(0, 2)))
+        new = (
+            chance.randbytes(2) if chance.random() < 0.1 else bytes(chance.choices(range(128), k=chance.randint(0, 2)))
+        )
         content[at : at + chance.choice((0, 0, 1, 1, 5))] = new
     return bytes(content)
 
@@ -282,9 +284,12 @@ def drawn(schema: dict[str, Any], definitions: dict[str, Any], chance: random.Ra
 def combination(seed: int, folder: Path) -> dict[str, Any]:
     """A recipe of text over a small folder, with settings drawn from the schema."""
     chance = random.Random(seed)
-    content = drawn(SCHEMA, SCHEMA["$defs"], chance, chance.choice((0.1, 0.3)))
+    content = drawn(SCHEMA, SCHEMA["$defs"], chance, chance.choice((0.2, 0.5)))
     content["name"] = "drawn"
-    if any(source["kind"] == "python-docs" for source in content["ingest"].get("sources", [{"kind": "python-docs"}])):
+    if any(
+        source.get("kind", "python-docs") == "python-docs"
+        for source in content["ingest"].get("sources", [{"kind": "python-docs"}])
+    ):
         content["engine"] = "local"
         content["ingest"] = {"sources": [{"kind": "files", "name": "a", "paths": [str(folder)]}]}
     for block in ("tokenizer", "pretrain"):
