@@ -44,7 +44,9 @@ def run(recipe: RecipeArgument, keep: Keep = None, as_json: Json = False) -> Non
 @app.command()
 def plan(recipe: RecipeArgument, as_json: Json = False) -> None:
     """Say, stage by stage, what a run would reuse, resume or run, and which field makes the difference."""
-    _check(recipe)
+    from flows.recipe_file import read_recipe_file
+
+    read_recipe_file(recipe)
     from flows.ledger import home_folder
     from flows.plan import make_plan
     from flows.summary import plan_table
@@ -155,10 +157,13 @@ def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: s
 
 
 def _check(recipe: Path) -> None:
-    """Raise UserError for all that can be known to be wrong before anything starts."""
+    """Raise UserError for all that can be known to be wrong before anything starts.
+
+    A slip of the pen is told first, before what takes a second to import.
+    """
     from flows.recipe_file import read_recipe_file
 
-    read_recipe_file(recipe)  # a slip of the pen is told before what takes a second to import
+    read_recipe_file(recipe)
     from flows.checks import checked_recipe
 
     checked_recipe(recipe)

@@ -149,11 +149,12 @@ def make_plan(recipe_path: Path, home: Path) -> list[Step]:
         UserError: something that the recipe asks for cannot be (flows/checks.py).
     """
     from flows.checks import checked_recipe
-    from flows.nightly import night
     from flows.recipe import TextRecipe
+
+    recipe = checked_recipe(recipe_path)  # before Prefect is imported, which takes longer than all checks
+    from flows.nightly import night
     from tasks.core.stage import context
 
-    recipe = checked_recipe(recipe_path)
     trained = recipe.tokenizer if isinstance(recipe, TextRecipe) and recipe.tokenizer.path is None else None
     plan = Plan(Store(home), vocabulary=trained.vocabulary if trained else None)
     token = context.set(plan)

@@ -122,9 +122,9 @@ class PretrainSettings(BaseModel):
     def _spelled_out(cls, values: Any) -> Any:
         """The numbers behind a size's name."""
         name = values.get("size") if isinstance(values, dict) else None
-        if name not in SIZES:
+        if not isinstance(name, str) or name not in SIZES:
             return values
-        attention = ATTENTION.get(values.get("objective", "next_token"), "causal")
+        attention = ATTENTION.get(str(values.get("objective", "next_token")), "causal")
         return {**SIZES[name].shape(attention), **values}
 
     @model_validator(mode="after")

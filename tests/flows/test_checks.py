@@ -86,6 +86,12 @@ def test_a_recipe_that_can_be_is_taken(texts: Path) -> None:
         ("pretrain", {"layers": True}, "`pretrain.layers`: input should be a number, not True"),
         ("pretrain", {"document_mask": 1}, "`pretrain.document_mask`: input should be true or false, not 1"),
         ("pretrain", {"start": "/no/such/model"}, "There is no model in /no/such/model"),
+        ("pretrain", {"size": ["tiny"]}, "`pretrain.size`: input should be 'tiny', 'mini'"),
+        (
+            "pretrain",
+            {"size": "tiny", "objective": ["next_token"]},
+            "`pretrain.objective`: input should be 'next_token'",
+        ),
         ("pretrain", {"start": ""}, "an empty path would be the current folder"),
         ("pretrain", {"objective": "masked_token"}, "masked_token, and `tokenizer.kind` bpe has no mask token"),
         (

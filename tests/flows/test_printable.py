@@ -21,7 +21,7 @@ from tasks.core.run import Outcome
 from tests.tiny import Commands
 
 HOSTILE = (
-    *("[/]", "[bold] x", "[link=file:///etc]x[/link]", ":skull:", "\\[", "[", "{", "%s %d"),
+    *("[/]", "[bold] x", "[link=x]x[/link]", ":skull:", "\\[", "[", "{", "%s %d"),
     *("\x1b[2J\x1b[31m", "\x1b]0;title\x07", "\x9b2J", "a\rb", "a\nforged: line", "\x00", "\x08\x08\x08", "\x7f"),
     *("\u202egpj.exe", "\u2066a\u2069", "\u200b", "\ufeff", "\u2028", "\udcff", "\U000e0041"),
 )
@@ -47,7 +47,7 @@ def test_every_table_shows_a_hostile_name(hostile: str, tmp_path: Path) -> None:
         id=hostile, recipe=hostile, recipe_path=hostile, state="failed", started="", error=hostile, stages=[entry]
     )
     step = Step(hostile, hostile, "run", [hostile, hostile], [hostile])
-    services = Services(parts=[Part(name="worker", pid=1, url="", log=f"/{hostile}")])
+    services = Services(parts=[Part(name="worker", pid=1, created=0.0, url="", log=f"/{hostile}")])
     tables = {
         "plan": plan_table([step]),
         "status": status_table(tmp_path, services, [night]),

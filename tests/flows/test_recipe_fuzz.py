@@ -245,6 +245,77 @@ def test_four_thousand_mutated_recipes_are_taken_or_refused_in_a_sentence(tmp_pa
     assert min(taken, refused) > 200
 
 
+def small_recipe(folder: Path) -> dict[str, Any]:
+    """A recipe that can be, over a small folder, with something in every block that looks outside."""
+    (folder / "a.jsonl").write_text('{"body": "A text.", "id": "x"}\n')
+    (folder / "quiz.csv").write_text("question,answer\nWho?,They.\n")
+    columns = {"text": "body", "id": "id"}
+    sources = [
+        {"kind": "files", "name": "a", "paths": [f"{folder}/*.jsonl", f"{folder}/**/*.jsonl"], "columns": {**columns}},
+        {"kind": "files", "name": "b", "paths": [str(folder / "a.jsonl")], "columns": {**columns}},
+    ]
+    return {
+        "name": "small",
+        "engine": {"kind": "local", "workers": 2},
+        "ingest": {"sources": sources, "reject_limit": 0.1},
+        "filter": {"gopher_quality": {"min_words": 1, "max_words": 10}, "language": {"allowed": ["en"]}},
+        "decontaminate": {"sets": {"quiz": {"path": f"{folder}/*.csv", "columns": ["question", "answer"]}}},
+        "tokenizer": {"kind": "wordpiece", "vocabulary": 512, "heldout": 0.1},
+        "pretrain": {
+            "size": "tiny",
+            "objective": "masked_token",
+            "mixture": {"a": 1, "b": 2},
+            "machine": {"devices": 1},
+        },
+        "finetune": {"examples": {"classes": 2}, "training": {"labels": 30, "epochs": 1}},
+    }
+
+
+def try_checks_of_mutations(folder: Path, seeds: range) -> tuple[int, int]:
+    """How many recipes were right although something was changed, and how many were refused, by blocks or checks."""
+    check(recipe_of(small_recipe(folder)))
+    taken = 0
+    for seed in seeds:
+        chance, content = random.Random(seed), small_recipe(folder)
+        change_a_value(content, chance)
+        path = folder / "recipe.yaml"
+        path.write_text(yaml.dump(content, sort_keys=False))
+        try:
+            recipe = answer(path)
+            if isinstance(recipe, str):
+                continue
+            began = time.process_time()
+            try:
+                check(recipe)
+                taken += 1
+            except UserError as error:
+                assert_is_a_sentence(str(error))
+            assert time.process_time() - began < MOST_S
+        except BaseException as error:
+            raise AssertionError(f"mutation {seed}: {content!r}") from error
+    return taken, len(seeds) - taken
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is home and current folder, and no hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_recipe_with_one_thing_changed_is_checked_in_a_sentence(alone: Path) -> None:
+    taken, refused = try_checks_of_mutations(alone, range(200))
+    assert min(taken, refused) > 10
+
+
+@pytest.mark.slow
+def test_thousands_of_recipes_with_one_thing_changed_are_checked_in_a_sentence(alone: Path) -> None:
+    taken, refused = try_checks_of_mutations(alone, range(1_000, 5_000))
+    assert min(taken, refused) > 300
+
+
 def drawn(schema: dict[str, Any], definitions: dict[str, Any], chance: random.Random, fill: float) -> Any:
     """A value that a JSON schema allows, at its bounds more often than between them."""
     if "$ref" in schema:
@@ -327,15 +398,11 @@ def try_combinations(folder: Path, seeds: range) -> tuple[int, int, int]:
     return counts[0], counts[1], counts[2]
 
 
-def test_the_checks_raise_nothing_but_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    taken, by_block, by_checks = try_combinations(tmp_path, range(150))
+def test_the_checks_raise_nothing_but_a_sentence(alone: Path) -> None:
+    taken, by_block, by_checks = try_combinations(alone, range(150))
     assert min(taken, by_block, by_checks) > 3
 
 
 @pytest.mark.slow
-def test_thousands_of_combinations_raise_nothing_but_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert min(try_combinations(tmp_path, range(1_000, 5_000))) > 50
+def test_thousands_of_combinations_raise_nothing_but_a_sentence(alone: Path) -> None:
+    assert min(try_combinations(alone, range(1_000, 5_000))) > 50
