@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from flows.checks import checked_recipe
 from flows.prefect_server import POOL
-from flows.recipe import find_recipe
+from flows.recipe_file import find_recipe
 from tasks.core.errors import UserError
 
 ENTRYPOINT = "flows/nightly.py:nightly"

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flows.engine import Engine
 from flows.printable import sentence
-from flows.recipe_file import find_recipe as find_recipe
-from flows.recipe_file import read_recipe_file
+from flows.recipe_file import find_recipe, read_recipe_file
 from tasks.baseline import BaselineSettings
 from tasks.core.errors import UserError
 from tasks.decontaminate import DecontaminateSettings

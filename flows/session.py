@@ -12,7 +12,8 @@ from pathlib import Path
 import yaml
 
 from flows.ledger import Ledger, Night, StageEntry, State, close_journal, home_folder, new_night, now
-from flows.recipe import Recipe, find_recipe, load_recipe
+from flows.recipe import Recipe, load_recipe
+from flows.recipe_file import find_recipe
 from flows.services import tracking_uri
 from flows.view import LogView, Views
 from tasks.core.errors import StageError

@@ -2,8 +2,8 @@
 
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from threading import Thread
 from urllib.parse import urlsplit
 
 PATIENCE_S = 1.5
@@ -18,15 +18,17 @@ def hub_answers() -> bool:
         return False
     proxy = next((os.environ[name] for name in ("HTTPS_PROXY", "https_proxy") if os.environ.get(name)), None)
     url = urlsplit(proxy or os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    waiting = ThreadPoolExecutor(1)  # a name server that does not answer heeds no time limit
+    answers: list[bool] = []
+    # In a thread that nobody waits for: a name server that does not answer heeds no time limit.
+    asking = Thread(target=_connect, args=(url.hostname or "", url.port or 443, answers), daemon=True)
+    asking.start()
+    asking.join(PATIENCE_S)
+    return bool(answers)
+
+
+def _connect(host: str, port: int, answers: list[bool]) -> None:
     try:
-        return waiting.submit(_connects, url.hostname or "", url.port or 443).result(PATIENCE_S)
-    except (OSError, ValueError):  # a time limit that was passed is an OSError too
-        return False
-    finally:
-        waiting.shutdown(wait=False)
-
-
-def _connects(host: str, port: int) -> bool:
-    with socket.create_connection((host, port), PATIENCE_S):
-        return True
+        with socket.create_connection((host, port), PATIENCE_S):
+            answers.append(True)
+    except OSError:
+        return

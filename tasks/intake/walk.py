@@ -1,7 +1,7 @@
 """Which files a glob leads to, on this machine.
 
-Unlike `glob.glob`, the walk ends whatever links there are (a folder is entered once, however many ways lead there) and
-keeps out of the kernel's own folders, whose files may have no end and number millions.
+Unlike `glob.glob`, the walk ends whatever links there are (below `**`, a folder is entered once, however many ways lead
+there) and keeps out of the kernel's own folders, whose files may have no end and number millions.
 """
 
 import os
@@ -13,12 +13,14 @@ from itertools import takewhile
 from pathlib import Path
 
 KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
+MEMORY_FOLDER = "/dev/shm"
+"""Holds ordinary files, in memory."""
 
 
 def in_kernel_folder(path: str | Path) -> bool:
     """Whether the path, links followed, leads to what the kernel only shows as files."""
-    real = os.path.realpath(path)
-    return any(real == folder or real.startswith(f"{folder}/") for folder in KERNEL_FOLDERS)
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(folder) for folder in KERNEL_FOLDERS) and not real.is_relative_to(MEMORY_FOLDER)
 
 
 def fixed_part(pattern: Path) -> tuple[Path, tuple[str, ...]]:
@@ -48,12 +50,15 @@ def matches(root: Path, parts: Sequence[str], hidden: bool = False) -> list[Path
         if not has_magic(part):
             waiting.append((place / part, at + 1))
             continue
-        real = os.path.realpath(place)
-        if (real, at) in entered or in_kernel_folder(real):
+        if in_kernel_folder(place):
             continue
-        entered.add((real, at))
-        if part == "**" and not is_last:
-            waiting.append((place, at + 1))
+        if part == "**":
+            real = os.path.realpath(place)
+            if (real, at) in entered:
+                continue
+            entered.add((real, at))
+            if not is_last:
+                waiting.append((place, at + 1))
         for entry in _entries(place, hidden or part.startswith(".")):
             if part != "**":
                 if fnmatchcase(entry.name, part):

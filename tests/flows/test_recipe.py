@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.recipe import find_recipe, load_recipe
+from flows.recipe import load_recipe
+from flows.recipe_file import find_recipe
 from tasks.core.errors import UserError
 from tests.conftest import PROJECT
 
