@@ -13,6 +13,7 @@ import yaml
 from flows import checks, engine
 from flows.capacity import Machine, in_words, least_bytes, this_machine
 from flows.checks import check, checked_recipe
+from flows.ledger import Night
 from flows.recipe import recipe_of
 from models.spec import ModelConfig
 from tasks.core.errors import UserError
@@ -357,12 +358,12 @@ def test_a_sentence_about_endless_values_is_short(texts: Path) -> None:
     assert said.startswith("No file of the evaluation set 'q' is at /no/such") and said.endswith("correct its `path`.")
 
 
-def test_run_plan_rerun_and_deploy_begin_with_the_checks(tiny: Commands, finished: tuple[Path, dict[str, Any]]) -> None:
+def test_run_plan_rerun_and_deploy_begin_with_the_checks(tiny: Commands) -> None:
     tiny.change("pretrain.mixture", {"articles": 1.0})
     nights = tiny.home / "nights"
     nights.mkdir(parents=True)
-    entry = {**finished[1], "id": "n", "state": "failed", "recipe_path": str(tiny.recipe)}
-    (nights / "n.json").write_text(json.dumps(entry))
+    night = Night(id="n", recipe="tiny", recipe_path=str(tiny.recipe), state="failed", started="")
+    (nights / "n.json").write_text(night.model_dump_json())
     for arguments in (("run", str(tiny.recipe)), ("plan", str(tiny.recipe)), ("rerun",), ("deploy", str(tiny.recipe))):
         done = tiny(*arguments)
         assert (done.returncode, done.stdout) == (2, "")
