@@ -45,6 +45,9 @@ def run(recipe: RecipeArgument, keep: Keep = None, as_json: Json = False) -> Non
 @app.command()
 def plan(recipe: RecipeArgument, as_json: Json = False) -> None:
     """Say, stage by stage, what a run would reuse, resume or run, and which field makes the difference."""
+    from flows.recipe_file import read_recipe_file
+
+    read_recipe_file(recipe)
     from flows.ledger import home_folder
     from flows.plan import make_plan
     from flows.summary import plan_table
@@ -122,9 +125,9 @@ def deploy(
     from flows.connection import existing_api_url
     from flows.deployment import deploy as create
     from flows.ledger import home_folder
-    from flows.recipe import find_recipe, load_recipe
+    from flows.recipe_file import find_recipe
 
-    load_recipe(recipe)
+    _check(recipe)
     api_url = existing_api_url(home_folder())
     if api_url is None:
         raise UserError("no Prefect server is running that could keep a schedule; start it with `nightschool up`")
@@ -150,31 +153,49 @@ def sync(as_json: Json = False) -> None:
 def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: str | None = None) -> None:
     from rich.console import Console
 
-    from flows.recipe import load_recipe
-    from tasks.ingest import take_inventory
-
-    if (sources := load_recipe(recipe).ingest) is not None:
-        take_inventory(sources)  # a misspelt key or path is told before anything is started
+    _check(recipe)
     from flows.start import NightFailed, start
     from flows.summary import night_summary
 
     try:
         night = start(recipe, Console(stderr=as_json), keep, night_id)
     except NightFailed as failure:
-        print(f"{failure} (traceback: {failure.log})", file=sys.stderr)
-        print(f"to go on from there: nightschool rerun {failure.night.id}", file=sys.stderr)
+        _complain(f"{failure} (traceback: {failure.log})")
+        _complain(f"to go on from there: nightschool rerun {failure.night.id}")
         raise typer.Exit(2 if isinstance(failure.__cause__, UserError) else 1) from failure
     _show(as_json, night.model_dump(mode="json"), lambda: night_summary(night))
 
 
-def _show(as_json: bool, value: object, text: "Callable[[], RenderableType]") -> None:
+def _check(recipe: Path) -> None:
+    """Raise UserError for all that can be known to be wrong before anything starts.
+
+    A slip of the pen is told first, before what takes a second to import.
+    """
+    from flows.recipe_file import read_recipe_file
+
+    read_recipe_file(recipe)
+    from flows.checks import checked_recipe
+
+    checked_recipe(recipe)
+
+
+def _complain(what: str) -> None:
+    from flows.printable import printable
+
+    print(printable(what), file=sys.stderr)
+
+
+def _show(as_json: bool, value: object, text: "Callable[[], RenderableType | str]") -> None:
     """Print a JSON value or what a person reads, which is only drawn when wanted."""
     if as_json:
         print(json.dumps(value, indent=1, default=str))
         return
     from rich.console import Console
 
-    Console().print(text(), highlight=False, crop=False)
+    from flows.printable import shown
+
+    drawn = text()
+    Console().print(shown(drawn) if isinstance(drawn, str) else drawn, highlight=False, crop=False)
 
 
 def main() -> None:
@@ -182,12 +203,11 @@ def main() -> None:
     os.umask(0o077)  # what a home holds is for its owner
     try:
         app()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except StageError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+    except (UserError, StageError) as error:
+        from flows.printable import sentence
+
+        print(sentence(str(error)), file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 from prefect import flow
 
 from flows.partitions import find_partitions, remember
-from flows.recipe import Recipe
+from flows.recipe import TextRecipe
 from tasks.core.stage import Stage
 from tasks.core.store import Artifact
 from tasks.decontaminate import decontaminate, take_evaluation_inventory
@@ -55,13 +55,12 @@ class Corpus:
 
 
 @flow(name="corpus", validate_parameters=False)
-def corpus(recipe: Recipe) -> Corpus:
+def corpus(recipe: TextRecipe) -> Corpus:
     """Ingest what is new, clean it, remove what any night had before, tokenize it.
 
     The partitions of earlier nights are walked through too: they stand and are not told again, unless the recipe or the
     code has changed what they should be.
     """
-    assert recipe.ingest is not None, "only a recipe of text has a corpus"
     inventories = find_partitions(recipe)
     nights = [_Night(number, len(inventories) - 1) for number in range(len(inventories))]
     taken = [

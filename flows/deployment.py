@@ -12,9 +12,10 @@ from zoneinfo import available_timezones
 
 from pydantic import ValidationError
 
+from flows.checks import checked_recipe
 from flows.connection import auth_string
 from flows.prefect_server import POOL
-from flows.recipe import find_recipe, load_recipe
+from flows.recipe_file import find_recipe
 from tasks.core.errors import UserError
 
 ENTRYPOINT = "flows/nightly.py:nightly"
@@ -34,7 +35,7 @@ def deploy(home: Path, recipe_path: Path, cron: str, timezone: str, api_url: str
     Raises:
         UserError: the recipe, the cron line or the time zone is wrong; nothing was created.
     """
-    recipe = load_recipe(recipe_path)
+    recipe = checked_recipe(recipe_path)
     parameters = {"recipe": str(find_recipe(recipe_path))}
     return deploy_flow(PROJECT, ENTRYPOINT, recipe.name, parameters, home, cron, timezone, api_url)
 

@@ -28,9 +28,9 @@ class Engine(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["local", "dask", "ray"] = "local"
     """Threads of this process, a Dask cluster or a Ray cluster."""
-    address: str | None = None
+    address: str | None = Field(default=None, min_length=1, max_length=1000)
     """Of a running cluster (tcp://scheduler:8786, ray://head:10001); None: a cluster of this machine, for the night."""
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=4096)
     """Threads, or processes of a cluster of this machine; None: one for each core. Not for a running cluster."""
 
     @model_validator(mode="before")
@@ -46,22 +46,26 @@ class Engine(BaseModel):
             raise ValueError("a running cluster has its own number of workers; leave out `workers`")
         return self
 
+    def require_package(self) -> None:
+        """Raise UserError if the package for this engine is not installed."""
+        if self.kind != "local" and find_spec(f"prefect_{self.kind}") is None:
+            raise UserError(
+                f"the recipe's engine is {self.kind}, and prefect-{self.kind} is not installed; "
+                f"install it with `uv sync --extra {self.kind}`"
+            )
+
     def task_runner(self) -> "TaskRunner[Any]":
         """Prefect's task runner for this engine.
 
         Raises:
             UserError: the package for it is not installed.
         """
+        self.require_package()
         workers = self.workers or os.cpu_count() or 1
         if self.kind == "local":
             from prefect.task_runners import ThreadPoolTaskRunner
 
             return ThreadPoolTaskRunner(max_workers=workers)
-        if find_spec(f"prefect_{self.kind}") is None:
-            raise UserError(
-                f"the recipe's engine is {self.kind}, and prefect-{self.kind} is not installed; "
-                f"install it with `uv sync --extra {self.kind}`"
-            )
         if self.address:
             return self._of_a_running_cluster()
         return _dask_here(workers) if self.kind == "dask" else _ray_here(workers)

@@ -8,12 +8,13 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import TaskRunner
 
+from flows.checks import check
 from flows.corpus import corpus
 from flows.finetune import Finetuned, finetune
 from flows.images import image_shards
 from flows.interactions import interaction_shards
 from flows.pretrain import Pretrained, pretrain
-from flows.recipe import Recipe
+from flows.recipe import ImagesRecipe, InteractionsRecipe, Recipe, TextRecipe
 from flows.session import open_session
 from tasks.core.store import Artifact
 from tasks.report import ReportSettings, report
@@ -35,16 +36,18 @@ Call = Callable[..., Any]
 def night(recipe: Recipe, call: Call = lambda flow, *arguments: flow(*arguments)) -> Released | None:
     """The pipeline of the recipe's kind of data; of images and interactions, shards are all there is as yet."""
     runner = recipe.engine.task_runner()
-    if recipe.images:
-        call(image_shards.with_options(task_runner=runner), recipe.images)
-        return None
-    if recipe.interactions:
-        call(interaction_shards.with_options(task_runner=runner), recipe.interactions)
-        return None
-    return _night_of_text(recipe, call, runner)
+    match recipe:
+        case ImagesRecipe():
+            call(image_shards.with_options(task_runner=runner), recipe.images)
+            return None
+        case InteractionsRecipe():
+            call(interaction_shards.with_options(task_runner=runner), recipe.interactions)
+            return None
+        case TextRecipe():
+            return _night_of_text(recipe, call, runner)
 
 
-def _night_of_text(recipe: Recipe, call: Call, runner: TaskRunner[Any]) -> Released:
+def _night_of_text(recipe: TextRecipe, call: Call, runner: TaskRunner[Any]) -> Released:
     """Corpus, model, fine-tuning, report, in this order."""
     data = call(corpus.with_options(task_runner=runner), recipe)
     tonight = data.tonight
@@ -78,6 +81,7 @@ def nightly(recipe: str, keep: list[str] | None = None, night_id: str | None = N
         night_id: the night to go on with; without it a retry of this flow run finds its own, and a new run begins one.
     """
     with open_session(Path(recipe), frozenset(keep or ()), night_id) as session:
+        check(session.recipe)  # a night that cannot end well ends now, and stands in the ledger
         released = night(session.recipe)
         if released:
             session.publish(released.report, released.pretrained.export)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flows.ledger import home_folder
-from flows.recipe import Recipe
+from flows.recipe import TextRecipe
 from tasks.core.errors import StageError
 from tasks.core.stage import context
 from tasks.ingest import take_inventory
@@ -24,12 +24,11 @@ class Partitions(BaseModel):
     inventories: tuple[Inventory, ...] = ()
 
 
-def find_partitions(recipe: Recipe) -> tuple[Inventory, ...]:
+def find_partitions(recipe: TextRecipe) -> tuple[Inventory, ...]:
     """The inventories of earlier nights, and one more of what the sources have had since; never none.
 
     What came from a source that has left the recipe leaves the corpus.
     """
-    assert recipe.ingest is not None, "only a recipe of text has partitions"
     names = {source.name for source in recipe.ingest.sources}
     stocks = [[stock for stock in night.stocks if stock.source in names] for night in _read(recipe).inventories]
     known = tuple(Inventory(stocks=tuple(kept)) for kept in stocks if kept)
@@ -37,14 +36,14 @@ def find_partitions(recipe: Recipe) -> tuple[Inventory, ...]:
     return known if known and news.is_empty else (*known, news)
 
 
-def remember(recipe: Recipe, partitions: tuple[Inventory, ...]) -> None:
+def remember(recipe: TextRecipe, partitions: tuple[Inventory, ...]) -> None:
     """Keep that these partitions have been taken in (in a run; a plan keeps nothing)."""
     if partitions != _read(recipe).inventories:
         content = Partitions(inventories=partitions).model_dump_json(indent=1).encode()
         context.get().write(_file(recipe), content)
 
 
-def _read(recipe: Recipe) -> Partitions:
+def _read(recipe: TextRecipe) -> Partitions:
     file = _file(recipe)
     try:
         return Partitions.model_validate_json(file.read_bytes())
@@ -57,5 +56,5 @@ def _read(recipe: Recipe) -> Partitions:
         ) from error
 
 
-def _file(recipe: Recipe) -> Path:
+def _file(recipe: TextRecipe) -> Path:
     return home_folder() / "partitions" / f"{recipe.name}.json"

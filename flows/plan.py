@@ -146,15 +146,17 @@ def make_plan(recipe_path: Path, home: Path) -> list[Step]:
     """Walk through the night of a recipe without running anything.
 
     Raises:
-        UserError: the recipe is wrong, its model cannot be, or a source that it names is missing.
+        UserError: something that the recipe asks for cannot be (flows/checks.py).
     """
+    from flows.checks import checked_recipe
+    from flows.recipe import TextRecipe
+
+    recipe = checked_recipe(recipe_path)  # before Prefect is imported, which takes longer than all checks
     from flows.nightly import night
-    from flows.recipe import load_recipe
     from tasks.core.stage import context
 
-    recipe = load_recipe(recipe_path)
-    trained = recipe.tokenizer.path is None
-    plan = Plan(Store(home), vocabulary=recipe.tokenizer.vocabulary if trained else None)
+    trained = recipe.tokenizer if isinstance(recipe, TextRecipe) and recipe.tokenizer.path is None else None
+    plan = Plan(Store(home), vocabulary=trained.vocabulary if trained else None)
     token = context.set(plan)
     try:
         night(recipe, call=lambda flow, *arguments: flow.fn(*arguments))

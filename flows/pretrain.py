@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from prefect import flow
 
 from flows.corpus import Corpus
-from flows.recipe import Recipe
+from flows.recipe import TextRecipe
 from flows.trunk import find_trunk
 from tasks.core.store import Artifact
 from tasks.evaluate import evaluate
@@ -24,7 +24,7 @@ class Pretrained:
 
 
 @flow(name="pretrain", validate_parameters=False)
-def pretrain(recipe: Recipe, corpus: Corpus) -> Pretrained:
+def pretrain(recipe: TextRecipe, corpus: Corpus) -> Pretrained:
     """Train on the corpus, from the trunk of the night before where there is one; evaluate on its held-out documents,
     export."""
     tokens = teaching(corpus.tokens)

@@ -1,17 +1,18 @@
 """The recipe: the YAML that a person writes, one pipeline; strict, so that a misspelt key cannot silently do nothing.
 
-Each stage owns its settings beside its code; the recipe only names them. What a recipe leaves out has the stage's
-default.
+A recipe is of text, of images or of interactions, and takes the keys of its kind alone. Each stage owns its settings
+beside its code; the recipe only names them. What a recipe leaves out has the stage's default.
 """
 
 import difflib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flows.engine import Engine
+from flows.printable import sentence
+from flows.recipe_file import find_recipe, read_recipe_file
 from tasks.baseline import BaselineSettings
 from tasks.core.errors import UserError
 from tasks.decontaminate import DecontaminateSettings
@@ -27,7 +28,7 @@ from tasks.tokenize import TokenizeSettings
 from tasks.tokenizer import TokenizerSettings
 from tasks.training.settings import PretrainSettings
 
-SHIPPED = Path(__file__).resolve().parent.parent / "deployments"
+SHOWN_INPUT = 60
 
 
 class Finetuning(BaseModel):
@@ -45,20 +46,21 @@ class Finetuning(BaseModel):
         return BaselineSettings(labels=self.training.labels, seed=self.training.seed)
 
 
-class Recipe(BaseModel):
-    """One pipeline, from sources to a registered model."""
+class AnyRecipe(BaseModel):
+    """What a recipe of any kind of data says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Names the MLflow experiment, the registered model and the Prefect deployment."""
     engine: Engine = Engine()
     """Who does the work of the data stages; changes no byte and enters no key."""
-    ingest: IngestSettings | None = None
-    """Text; the keys below it say what becomes of it. A recipe has this, or `images`, or `interactions`."""
-    images: ImagesSettings | None = None
-    """Pictures: the night ends with their shards."""
-    interactions: InteractionsSettings | None = None
-    """Users' histories: the night ends with their shards."""
+
+
+class TextRecipe(AnyRecipe):
+    """From text to a registered model."""
+
+    ingest: IngestSettings
+    """Where text comes from; the keys below say what becomes of it."""
     filter: FilterSettings = FilterSettings()
     deduplicate: DeduplicateSettings = DeduplicateSettings()
     decontaminate: DecontaminateSettings = DecontaminateSettings()
@@ -78,73 +80,123 @@ class Recipe(BaseModel):
             return content
         return {**content, "tokenizer": {"path": start, **(tokenizer or {})}}
 
-    @model_validator(mode="after")
-    def _one_kind_of_data(self) -> Self:
-        given = [name for name in ("ingest", "images", "interactions") if getattr(self, name) is not None]
-        if not given:
-            raise ValueError("the key `ingest` (or `images`, or `interactions`) is missing; add it")
-        if len(given) > 1:
-            raise ValueError(f"`{given[0]}` and `{given[1]}` are two pipelines; write a recipe for each")
-        return self
+
+class ImagesRecipe(AnyRecipe):
+    """From pictures to their shards."""
+
+    images: ImagesSettings
+
+
+class InteractionsRecipe(AnyRecipe):
+    """From logs to the shards of users' histories."""
+
+    interactions: InteractionsSettings
+
+
+Recipe = TextRecipe | ImagesRecipe | InteractionsRecipe
+KINDS: dict[str, type[TextRecipe] | type[ImagesRecipe] | type[InteractionsRecipe]] = {
+    "ingest": TextRecipe,
+    "images": ImagesRecipe,
+    "interactions": InteractionsRecipe,
+}
+"""The kinds of recipes by the key that only they have, and must have."""
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; a bare name such as `quickstart` means one that ships with Nightschool.
+    """Read a recipe and check each of its blocks; a bare name such as `quickstart` means one that ships with
+    Nightschool. Whether the blocks fit each other, their sources and this machine is asked by flows/checks.py.
 
     Raises:
         UserError: the file is missing, is not YAML, or says something that no recipe can say; one sentence names
         the first place.
     """
-    file = find_recipe(path)
+    content = read_recipe_file(path)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe {file} cannot be read ({error}); make it a readable UTF-8 file") from error
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise UserError(f"the recipe {file} is not valid YAML{line}; mend the indentation or quotes there") from error
-    if not isinstance(content, dict):
-        raise UserError(f"the recipe {file} must be a mapping such as `name: ...` and `ingest: ...`")
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{file}: {_sentence(error, content)}") from error
+        return recipe_of(content)
+    except UserError as error:
+        raise UserError(sentence(f"{find_recipe(path)}: {error}")) from error
 
 
-def find_recipe(path: Path) -> Path:
-    """The recipe's file: as given, or the one that ships under that name.
+def recipe_of(content: dict[str, Any]) -> Recipe:
+    """The recipe that the values of a file describe.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is none such; one sentence names the first place.
     """
-    shipped = SHIPPED / f"{path.name}.yaml"
-    if path.is_file():
-        return path.resolve()
-    if path.parent == Path(".") and not path.suffix and shipped.is_file():
-        return shipped
-    names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml") if file.stem not in ("prefect", "compose")))
-    raise UserError(f"there is no recipe {path}; give the path of a YAML file or one of the names that ship: {names}")
+    kind = _kind_of(content)
+    try:
+        recipe = KINDS[kind].model_validate(content)
+    except ValidationError as error:
+        raise UserError(_sentence(error, content, KINDS[kind])) from error
+    if misread := _misread(content, recipe, ""):
+        raise UserError(misread)
+    return recipe
 
 
-def _sentence(error: ValidationError, content: dict[str, Any]) -> str:
+def _kind_of(content: dict[str, Any]) -> str:
+    """The key that says of which kind a recipe is.
+
+    Raises:
+        UserError: none or several do, or a key belongs to another kind.
+    """
+    given = [key for key in KINDS if key in content]
+    if not given:
+        raise UserError("the key `ingest` (or `images`, or `interactions`) is missing; add it")
+    if len(given) > 1:
+        raise UserError(f"`{given[0]}` and `{given[1]}` are two pipelines; write a recipe for each")
+    for key in content:
+        if key not in KINDS[given[0]].model_fields and key in TextRecipe.model_fields:
+            raise UserError(
+                f"`{key}` is for recipes of text, and this one is of {given[0]}; remove it, or replace `{given[0]}` by "
+                "`ingest`"
+            )
+    return given[0]
+
+
+def _misread(content: Any, value: Any, place: str) -> str | None:
+    """What pydantic would take for something else than was written: `true` for 1, or 1 for `true`."""
+    if isinstance(content, dict) and isinstance(value, BaseModel | dict):
+        for key, inner in content.items():
+            read = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+            if misread := _misread(inner, read, f"{place}.{key}" if place else key):
+                return misread
+    elif isinstance(content, list) and isinstance(value, list | tuple):
+        for number, (inner, read) in enumerate(zip(content, value, strict=False)):
+            if misread := _misread(inner, read, f"{place}.{number}"):
+                return misread
+    elif {type(content), type(value)} in ({bool, int}, {bool, float}):
+        wanted = "true or false" if isinstance(value, bool) else "a number"
+        return f"`{place}`: input should be {wanted}, not {_quoted(content)}"
+    return None
+
+
+def _sentence(error: ValidationError, content: dict[str, Any], kind: type[BaseModel]) -> str:
     """The first fault of a recipe in one sentence, with the key that was probably meant."""
     fault = error.errors(include_url=False)[0]
-    place = [part for part in fault["loc"] if not (isinstance(part, str) and part not in _keys_along(content))]
+    written = _keys_along(content)
+    place = [part for part in fault["loc"] if isinstance(part, int) or part in written]
     dotted = ".".join(str(part) for part in place)
-    if not place:
-        return fault["msg"].removeprefix("Value error, ")
     more = f" ({error.error_count() - 1} more after it)" if error.error_count() > 1 else ""
+    message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         key = str(place[-1])
-        near = difflib.get_close_matches(key, sorted(_known_keys(Recipe) - {key}), n=1)
+        near = difflib.get_close_matches(key[:SHOWN_INPUT], sorted(_known_keys(kind) - {key}), n=1)
         hint = f"did you mean `{near[0]}`?" if near else "remove it or see the recipes in deployments/"
         return f"unknown key `{dotted}`; {hint}{more}"
     if fault["type"] == "missing":
-        return f"the key `{'.'.join(str(part) for part in fault['loc'])}` is missing; add it{more}"
+        above = [str(part) for part in fault["loc"][:-1] if isinstance(part, int) or part in written]
+        missing = ".".join([*above, str(fault["loc"][-1])])
+        return f"the key `{missing}` is missing; add it{more}"
+    if not place:
+        return message
     if fault["type"] == "value_error":
-        return f"`{dotted}`: {fault['msg'].removeprefix('Value error, ')}{more}"
-    return f"`{dotted}`: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {fault['input']!r}{more}"
+        return f"`{dotted}`: {message}{more}"
+    return f"`{dotted}`: {message[0].lower()}{message[1:]}, not {_quoted(fault['input'])}{more}"
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_INPUT else f"{text[:SHOWN_INPUT]}…"
 
 
 def _keys_along(content: Any) -> set[str]:
@@ -156,10 +208,10 @@ def _keys_along(content: Any) -> set[str]:
     return set()
 
 
-def _known_keys(model: type[BaseModel]) -> set[str]:
-    """Every key that some place of a recipe knows."""
+def _known_keys(kind: type[BaseModel]) -> set[str]:
+    """Every key that some place of a recipe of this kind knows."""
     known: set[str] = set()
-    schema = model.model_json_schema()
+    schema = kind.model_json_schema()
     for definition in [schema, *schema.get("$defs", {}).values()]:
         known.update(definition.get("properties", {}))
     return known

@@ -14,7 +14,8 @@ import yaml
 from flows.access import make_home
 from flows.connection import connect_tracking
 from flows.ledger import Ledger, Night, StageEntry, State, close_journal, home_folder, new_night, now
-from flows.recipe import Recipe, find_recipe, load_recipe
+from flows.recipe import Recipe, load_recipe
+from flows.recipe_file import find_recipe
 from flows.view import LogView, Views
 from tasks.core.errors import StageError
 from tasks.core.journal import Journal

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.ledger import Ledger, Night, StageEntry, home_folder
+from flows.printable import printable, shown
 from tasks.core.journal import read_journal
 from tasks.core.store import Artifact, Reference, Store
 
@@ -33,7 +34,8 @@ def night_summary(night: Night) -> RenderableType:
         _figures(found),
         Text(""),
         _times(night.stages),
-        _line(f"\nNight {night.id}: {len(night.stages)} stages in {seconds:.0f} s, {reused} of them reused."),
+        Text(""),
+        _line(f"Night {night.id}: {len(night.stages)} stages in {seconds:.0f} s, {reused} of them reused."),
         *_places(found),
         _line("Browse    nightschool up, then Prefect's and MLflow's pages; nightschool down ends them"),
     ]
@@ -43,20 +45,20 @@ def night_summary(night: Night) -> RenderableType:
 def _places(found: dict[str, Artifact]) -> Iterable[Text]:
     """Where the night's results lie."""
     if "report" in found:
-        yield _line(f"Report    {_shown(found['report'].path / 'report.html')}")
+        yield _line(f"Report    {_from_here(found['report'].path / 'report.html')}")
     if "export" in found:
-        yield _line(f"Model     {_shown(found['export'].path)}  (opens with transformers)")
+        yield _line(f"Model     {_from_here(found['export'].path)}  (opens with transformers)")
     for node in ("images", "interactions"):
         if node in found:
-            yield _line(f"Shards    {_shown(found[node].path)}  (open with datasets)")
+            yield _line(f"Shards    {_from_here(found[node].path)}  (open with datasets)")
 
 
 def _line(text: str, style: str = "") -> Text:
     """A line that is never broken: paths are there to be copied."""
-    return Text(text, style, no_wrap=True, overflow="ignore")
+    return Text(printable(text), style, no_wrap=True, overflow="ignore")
 
 
-def _shown(path: Path) -> str:
+def _from_here(path: Path) -> str:
     """As short as it can be typed from the current folder."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
@@ -71,7 +73,7 @@ def _figures(found: dict[str, Artifact]) -> Table:
     table.add_column(justify="right")
     table.add_column(style="dim")
     for label, figure, note in figures(found):
-        table.add_row(label, figure, note)
+        table.add_row(*map(shown, (label, figure, note)))
     return table
 
 
@@ -133,7 +135,7 @@ def _times(stages: list[StageEntry]) -> Table:
     table.add_column(justify="right")
     table.add_column()
     for entry in stages:
-        table.add_row(entry.node, f"{entry.seconds:.1f} s", "█" * round(40 * entry.seconds / total))
+        table.add_row(shown(entry.node), f"{entry.seconds:.1f} s", "█" * round(40 * entry.seconds / total))
     return table
 
 
@@ -141,9 +143,9 @@ def plan_table(steps: "list[Step]") -> Table:
     """A line a stage: what would happen, and why; below it the settings that rules would derive."""
     table = Table("stage", "would", "because", box=None, header_style="bold", pad_edge=False)
     for step in steps:
-        table.add_row(step.node, Text(step.action, style=ACTION_STYLES[step.action]), "; ".join(step.why))
+        table.add_row(shown(step.node), shown(step.action, ACTION_STYLES[step.action]), shown("; ".join(step.why)))
         for sentence in step.derived:
-            table.add_row("", "", Text(sentence, style="dim"))
+            table.add_row("", "", shown(sentence, "dim"))
     return table
 
 
@@ -153,7 +155,7 @@ def services_table(services: "Services") -> RenderableType:
     for part in services.parts:
         where = services.pages.get(part.name, "runs what a schedule starts")
         lines.append(_line(f"{part.name:8}  {where}"))
-        lines.append(_line(f"          process {part.pid}, log {_shown(Path(part.log))}", "dim"))
+        lines.append(_line(f"          process {part.pid}, log {_from_here(Path(part.log))}", "dim"))
     return Group(*lines)
 
 
@@ -161,7 +163,8 @@ def up_table(services: "Services", link: str) -> RenderableType:
     """The parts of `up`, the link that lets a browser in, and the line that lets a shell's commands in."""
     return Group(
         services_table(services),
-        _line(f"\nBrowser   {link}"),
+        Text(),
+        _line(f"Browser   {link}"),
         _line("          opens both pages; it works once, within ten minutes, and `up` prints another", "dim"),
         _line(f"Shell     . {shlex.quote(str(services.clients_file))}"),
         _line("          lets `prefect` and `mlflow` commands in", "dim"),
@@ -173,8 +176,8 @@ def status_table(home: Path, services: "Services | None", nights: list[Night]) -
     table = Table("night", "recipe", "state", "stages", "at", box=None, header_style="bold", pad_edge=False)
     for night in nights:
         at = night.error or night.ended or _position(home, night)
-        state = Text(night.state, style=STATE_STYLES[night.state])
-        table.add_row(night.id, night.recipe, state, str(len(night.stages) or ""), at)
+        state = shown(night.state, STATE_STYLES[night.state])
+        table.add_row(shown(night.id), shown(night.recipe), state, str(len(night.stages) or ""), shown(at))
     parts = services_table(services) if services else Text("no services are running; `nightschool up` starts them")
     return Group(parts, Text(""), table if nights else Text("no nights yet; `nightschool quickstart` runs the first"))
 

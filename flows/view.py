@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from flows.printable import printable, shown
 from tasks.core.run import Outcome, View
 
 PLAIN_INTERVAL_S = 15.0
@@ -20,9 +21,9 @@ class TerminalView(AbstractContextManager["TerminalView"]):
         self.console = console
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[amount]}", style="dim"),
+            TextColumn("{task.fields[amount]}", style="dim", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
             console=console,
@@ -40,14 +41,14 @@ class TerminalView(AbstractContextManager["TerminalView"]):
         self._bars.stop()
 
     def began(self, node: str, action: str) -> None:
-        self._tasks[node] = self._bars.add_task(f"{node:<18}", total=None, amount=action)
+        self._tasks[node] = self._bars.add_task(printable(f"{node:<18}"), total=None, amount=action)
         self._last_line = time.monotonic()
 
     def said(self, node: str, message: str) -> None:
-        self.console.print(Text(f"  {node:<18} {message}", style="dim"), soft_wrap=True)
+        self.console.print(shown(f"  {node:<18} {message}", "dim"), soft_wrap=True)
 
     def progressed(self, node: str, done: float, total: float, unit: str) -> None:
-        amount = amount_of(done, total, unit)
+        amount = printable(amount_of(done, total, unit))
         if node in self._tasks:
             self._bars.update(self._tasks[node], completed=done, total=total or None, amount=amount)  # type: ignore[arg-type]
         if not self.console.is_terminal and time.monotonic() - self._last_line > PLAIN_INTERVAL_S:
@@ -57,11 +58,9 @@ class TerminalView(AbstractContextManager["TerminalView"]):
     def ended(self, outcome: Outcome) -> None:
         if outcome.node in self._tasks:
             self._bars.remove_task(self._tasks.pop(outcome.node))  # type: ignore[arg-type]
-        mark = "[cyan]=[/]" if outcome.action in ("reused", "kept") else "[green]✓[/]"
-        self.console.print(
-            f"{mark} {outcome.node:<18} {outcome.action:<8} {outcome.seconds:7.1f} s  [dim]{outcome.digest[:12]}[/]",
-            highlight=False,
-        )
+        mark = ("=", "cyan") if outcome.action in ("reused", "kept") else ("✓", "green")
+        took = printable(f" {outcome.node:<18} {outcome.action:<8} {outcome.seconds:7.1f} s  ")
+        self.console.print(Text.assemble(mark, took, (printable(outcome.digest[:12]), "dim")), soft_wrap=True)
 
 
 class LogView:
@@ -72,18 +71,18 @@ class LogView:
         self._last_line = 0.0
 
     def began(self, node: str, action: str) -> None:
-        self.logger.info("%s: %s", node, action)
+        self.said(node, action)
 
     def said(self, node: str, message: str) -> None:
-        self.logger.info("%s: %s", node, message)
+        self.logger.info("%s", printable(f"{node}: {message}"))
 
     def progressed(self, node: str, done: float, total: float, unit: str) -> None:
         if time.monotonic() - self._last_line > PLAIN_INTERVAL_S:
             self._last_line = time.monotonic()
-            self.logger.info("%s: %s", node, amount_of(done, total, unit))
+            self.said(node, amount_of(done, total, unit))
 
     def ended(self, outcome: Outcome) -> None:
-        self.logger.info("%s: %s in %.1f s, %s", outcome.node, outcome.action, outcome.seconds, outcome.digest[:12])
+        self.said(outcome.node, f"{outcome.action} in {outcome.seconds:.1f} s, {outcome.digest[:12]}")
 
 
 class Views:

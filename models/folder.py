@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from models.spec import HubModel, ModelConfig
 
 Attention = Literal["causal", "bidirectional"]
@@ -49,8 +51,16 @@ def load_config(folder: Path, attention: Attention | None = None) -> ModelConfig
         described = json.loads(path.read_bytes())
         if "model_type" not in described:
             return ModelConfig.model_validate(described)
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} describes no model: {' '.join(str(error).split())}") from error
+    try:
+        return _described(folder, described, attention)
+    except (AttributeError, ArithmeticError, KeyError, TypeError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} describes no model ({type(error).__name__}: {reason})") from error
+
+
+def _described(folder: Path, described: Mapping[str, Any], attention: Attention | None) -> ModelConfig | HubModel:
     serves = attention or _said(described)
     if serves is None:
         raise ValueError(

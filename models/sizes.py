@@ -20,6 +20,10 @@ HIGHEST_RATE = 2.0**-7
 width 128 and 10^9 tokens: 0.1)."""
 
 
+COOLDOWN = 0.2
+"""Share of the steps (Hägele et al. 2024)."""
+
+
 class Size(NamedTuple):
     """The few numbers from which a standard model follows."""
 
@@ -143,7 +147,7 @@ def derived(model: ModelConfig, tokens: int | None = None, batch: int | None = N
         if porian > tenth
         else "one token a weight (Porian et al. 2024)"
     )
-    cooldown_steps = round(0.2 * steps)
+    cooldown_steps = round(COOLDOWN * steps)
     because["cooldown_steps"] = "a fifth of the steps (Hägele et al. 2024)"
     if model.attention == "bidirectional":
         for name in ("batch", "learning_rate"):

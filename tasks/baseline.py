@@ -25,9 +25,9 @@ class BaselineSettings(BaseModel):
     """Which labels it may see: the same fields as the fine-tune's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    labels: int = Field(default=240, ge=2)
+    labels: int = Field(default=240, ge=2, le=10_000_000)
     """Labelled examples to learn from."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Chooses them, balanced over the classes."""
 
 

@@ -48,11 +48,11 @@ class DecontaminateSettings(BaseModel):
     """What must not be learnt; the defaults are GPT-3's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    sets: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], EvaluationSet] = {}
+    sets: dict[Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=100)], EvaluationSet] = {}
     """The evaluation sets by name; without one, nothing is compared."""
-    ngram: int = Field(default=13, ge=1)
+    ngram: int = Field(default=13, ge=1, le=1000)
     """Words in sequence that count as the same text (GPT-3: 13)."""
-    min_shared: int = Field(default=1, ge=1)
+    min_shared: int = Field(default=1, ge=1, le=1_000_000)
     """A document is dropped if it shares at least this many different n-grams with one set (GPT-3: any)."""
 
 

@@ -55,12 +55,12 @@ MATCH_VERDICTS = pa.schema([*VERDICTS, ("survivor", pa.string()), ("night", pa.i
 class DeduplicateSettings(BaseModel):
     """What counts as the same text; the defaults are FineWeb's (Penedo et al. 2024, arXiv 2406.17557, section 3.4)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    shingle_words: int = Field(default=5, ge=1)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    shingle_words: int = Field(default=5, ge=1, le=1000)
     """Words in a shingle, the unit that two texts are compared by (FineWeb: 5)."""
-    bands: int = Field(default=14, ge=1)
+    bands: int = Field(default=14, ge=1, le=256)
     """LSH bands; two texts are compared if all values of one band are equal (FineWeb: 14)."""
-    rows: int = Field(default=8, ge=1)
+    rows: int = Field(default=8, ge=1, le=256)
     """MinHash values in a band (FineWeb: 8). Each value serves in three groupings of as many bands: at 14 bands of 8,
     texts of Jaccard similarity 0.75 are compared with probability 0.970 (one grouping: 0.772), of 0.8 with 0.997
     (0.924), of 0.85 with 0.9999 (0.988)."""

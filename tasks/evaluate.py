@@ -38,9 +38,9 @@ _ANSWERS = 4  # shown of what a masked model puts into a gap
 class EvaluateSettings(BaseModel):
     """How much is judged, and what the model is asked to continue."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    documents: int = Field(default=400, gt=0)
+    documents: int = Field(default=400, gt=0, le=10_000_000)
     """Most held-out documents to judge by, chosen at random; bounds the time."""
     hidden: float = Field(default=0.15, gt=0, lt=1)
     """Share of tokens that a masked model has to guess, at positions that the seed chooses."""
@@ -53,9 +53,9 @@ class EvaluateSettings(BaseModel):
         "The ___ of the array is a tuple of integers.",
     )
     """What a masked model fills in instead: sentences with one gap of three underscores."""
-    sample_tokens: int = Field(default=60, gt=0)
+    sample_tokens: int = Field(default=60, gt=0, le=100_000)
     """Longest continuation of a prompt."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Chooses the documents and hidden tokens, resamples them, draws the samples and the untrained weights."""
 
     @field_validator("gaps")

@@ -61,17 +61,17 @@ class ExamplesSettings(BaseModel):
     """How many examples of how many libraries."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    classes: int = Field(default=12, ge=2)
+    classes: int = Field(default=12, ge=2, le=10_000)
     """Labels: the libraries with the most documents."""
-    pool: int = Field(default=1200, ge=1)
+    pool: int = Field(default=1200, ge=1, le=10_000_000)
     """Labelled examples to choose training labels from, the same number for each class; none is held out."""
-    test: int = Field(default=600, ge=1)
+    test: int = Field(default=600, ge=1, le=10_000_000)
     """Examples to judge by, the same number for each class; all are held out, so pre-training saw none."""
-    context_length: int = Field(default=256, ge=8)
+    context_length: int = Field(default=256, ge=8, le=1 << 20)
     """Longest example in tokens, with its end-of-text; the text is cut to what these tokens say."""
-    min_words: int = Field(default=20, ge=1)
+    min_words: int = Field(default=20, ge=1, le=1_000_000)
     """Fewest words of a document that becomes an example."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Chooses among the documents of a library."""
 
     @model_validator(mode="after")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.ipc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.folder import load_config
 from models.spec import FitSpec, HubModel, LabelledExamples, Machine, Optimisation, StartingPoint
@@ -29,34 +29,43 @@ from tasks.tokens.vocabulary import count_ids, load_tokenizer
 class FinetuneSettings(BaseModel):
     """The task, the labels that it may see, and how the weights move."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task: Literal["classification"] = "classification"
     """What is learnt from the labels."""
     start: Literal["pretrained", "scratch"] = "pretrained"
     """First weights: the pre-trained ones, or fresh ones in the same shape."""
-    labels: int = Field(default=240, ge=2)
+    labels: int = Field(default=240, ge=2, le=10_000_000)
     """Labelled examples to learn from, balanced over the classes."""
-    epochs: int = Field(default=8, gt=0)
+    epochs: int = Field(default=8, gt=0, le=100_000)
     """Times that each of them is seen."""
-    batch: int = Field(default=16, gt=0)
+    batch: int = Field(default=16, gt=0, le=1 << 20)
     """Examples in one update."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Peak of AdamW's rate."""
     warmup: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps in which the rate rises."""
     cooldown: float = Field(default=0.6, ge=0, le=1)
     """Share of the steps, the last ones, in which the rate falls to zero as 1 - sqrt."""
-    weight_decay: float = Field(default=0.1, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0, le=10)
     """Decoupled decay of matrices."""
     weights: Literal["all", "head"] = "all"
     """Which weights learn; head = only the new classification layer."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Of the choice of labels, the fresh weights and the order."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """auto = bf16 where the hardware has units for it."""
-    checkpoint_every: int = Field(default=100, gt=0, exclude=True)
+    checkpoint_every: int = Field(default=100, gt=0, le=10**9, exclude=True)
     """Steps between checkpoints, that is, what a kill can cost. Changes no bit, so it is not part of the key."""
+
+    @model_validator(mode="after")
+    def _shares_of_the_same_steps(self) -> Self:
+        if self.warmup + self.cooldown > 1:
+            raise ValueError(
+                f"warmup ({self.warmup:g}) and cooldown ({self.cooldown:g}) are shares of the same steps and add up to "
+                "more than 1: lower one of them"
+            )
+        return self
 
 
 @stage(version=1, libraries=("torch", "pytorch-lightning"), modules=("models.fit",))

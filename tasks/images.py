@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -51,12 +51,12 @@ FINGERPRINTS = pa.schema(
 class ImagesSettings(BaseModel):
     """Which pictures are taken in, and as what."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     sources: tuple[ImageSource, ...] = Field(min_length=1)
     """Where pictures come from, in canonical order."""
     size: int = Field(default=224, ge=8, le=2048)
     """Height and width in pixels: the largest centred square, resized (bicubic) to this."""
-    labels: tuple[str, ...] = ()
+    labels: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
     """Classes in the order of their numbers; images of another class are rejects. Empty: those that are found, in
     the order of their names (numbers before names), which is stable only while each night brings all of them."""
     distance: int = Field(default=4, ge=0, le=16)
@@ -72,6 +72,8 @@ class ImagesSettings(BaseModel):
         names = [source.name for source in self.sources]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two sources are called {min(repeated)!r}; give each a `name` of its own")
+        if repeated := {label for label in self.labels if self.labels.count(label) > 1}:
+            raise ValueError(f"the class {min(repeated)!r} stands twice in `labels`; remove one of them")
         return self
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.core.batches import Batch, Batches, Facts
 from tasks.core.errors import StageError, UserError
@@ -35,11 +35,18 @@ Hashes = npt.NDArray[np.uint64]
 class IngestSettings(BaseModel):
     """Which text is taken in."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     sources: tuple[Source, ...] = Field(default=(PythonDocs(),), min_length=1)
     """Where documents come from, in canonical order."""
     reject_limit: float = Field(default=0.01, ge=0, le=1)
     """Largest share of files and rows that may be unreadable before the stage fails."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "IngestSettings":
+        names = [source.name for source in self.sources]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two sources are called {min(repeated)!r}; give each a `name` of its own")
+        return self
 
     def to_read(self, inventory: Inventory) -> "IngestSettings":
         """What of the settings matters for reading this inventory. As part of ingest's key it lets a recipe get
@@ -58,9 +65,6 @@ def take_inventory(settings: IngestSettings) -> Inventory:
             cannot be found.
         StageError: a remote place cannot be reached.
     """
-    names = [source.name for source in settings.sources]
-    if repeated := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"Two sources are called {min(repeated)!r}: give each a `name` of its own.")
     return Inventory(stocks=tuple(source.take_stock() for source in settings.sources))
 
 

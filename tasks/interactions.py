@@ -39,14 +39,14 @@ ITEMS = pa.schema([("token", pa.int64()), ("item", pa.string()), ("count", pa.in
 class InteractionsSettings(BaseModel):
     """Which histories are taken in; the defaults are the 5-core (Kang and McAuley 2018)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     sources: tuple[EventSource, ...] = Field(min_length=1)
     """Where events come from, in canonical order. A user or item of one name is the same in all of them."""
-    min_items: int = Field(default=5, ge=1)
+    min_items: int = Field(default=5, ge=1, le=1_000_000_000)
     """Least events of a user, counting only items that stay; 1 keeps every user."""
-    min_users: int = Field(default=5, ge=1)
+    min_users: int = Field(default=5, ge=1, le=1_000_000_000)
     """Least events of an item, counting only users that stay; 1 keeps every item. Of no effect with a vocabulary."""
-    shard_tokens: int = Field(default=1 << 26, ge=1)
+    shard_tokens: int = Field(default=1 << 26, ge=1, le=1 << 30)
     """A shard is closed when it has at least this many tokens."""
     heldout: float = Field(default=0.1, ge=0, lt=1)
     """Share of users, chosen by their ids, whose histories no model may learn from."""

@@ -111,7 +111,9 @@ def shape(settings: PretrainSettings, tokenizer: Artifact) -> ModelConfig | HubM
     Raises UserError for one that cannot be, and for a model to start from that is none or has another tokenizer.
     """
     if settings.start:
-        return starting_model(settings.start, tokenizer, ATTENTION[settings.objective], settings.context_length)
+        return starting_model(
+            settings.start, load_tokenizer(tokenizer), ATTENTION[settings.objective], settings.context_length
+        )
     return fresh_shape(settings, count_ids(load_tokenizer(tokenizer)))
 
 

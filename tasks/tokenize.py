@@ -36,7 +36,7 @@ class TokenizeSettings(BaseModel):
     """How far the fast engine is trusted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    checked: int = Field(default=32, ge=1)
+    checked: int = Field(default=32, ge=1, le=1_000_000)
     """Documents of each file, evenly spread, whose first 2,000 characters are encoded by `tokenizers` too; any
     difference makes it encode everything."""
 

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import read_documents
+from tasks.intake.places import LocalPath
 from tasks.split import is_heldout, write_split
 from tasks.tokens.adopt import adopt, fingerprints
 from tasks.tokens.pieces import SPECIALS, Kind, learn
@@ -27,18 +28,18 @@ from tasks.tokens.vocabulary import CONFIG_FILE, TOKENIZER_FILE
 class TokenizerSettings(BaseModel):
     """What the tokenizer learns from, and how much; or where a finished one lies."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     kind: Kind = "bpe"
     """What is trained: `bpe`; `wordpiece` and `unigram` bring the mask token that masked models need."""
-    vocabulary: int = Field(default=8192, ge=270)
+    vocabulary: int = Field(default=8192, ge=270, le=1 << 20)
     """Tokens, including 256 bytes and the special ones. Up to 65,536 a token takes 2 bytes in the shards."""
-    sample_megabytes: float = Field(default=16, gt=0)
+    sample_megabytes: float = Field(default=16, ge=0.001, le=100_000)
     """Text to learn from, in millions of bytes: every k-th document for the k that comes out at this much."""
     heldout: float = Field(default=0.1, ge=0, lt=1)
     """Share of documents, chosen by their ids, that neither the tokenizer nor any model trained with it may see."""
-    path: Path | None = None
+    path: LocalPath | None = None
     """A tokenizer.json, or a folder with one, to adopt instead of training (a model's folder from the hub)."""
-    end_of_text: str | None = None
+    end_of_text: str | None = Field(default=None, min_length=1)
     """The adopted tokenizer's token that ends a document, where its files do not name one."""
 
     @model_validator(mode="after")

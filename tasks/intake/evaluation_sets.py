@@ -7,14 +7,15 @@ same set, one that was corrected in place is not. Hashing costs 0.4 s a gigabyte
 import gzip
 import json
 import os
-from glob import glob
 from pathlib import Path
+from typing import Annotated
 
 import polars as pl
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.errors import StageError, UserError
+from tasks.intake.walk import fixed_part, in_kernel_folder, matches
 
 FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".txt")
 
@@ -23,9 +24,9 @@ class EvaluationSet(BaseModel):
     """One set of texts that no model may have learnt from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    path: str
+    path: str = Field(min_length=1, max_length=4096)
     """A file or a glob of files: parquet, jsonl (also .gz), csv (with a header), or txt (a text a line)."""
-    columns: tuple[str, ...] = ("text",)
+    columns: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=("text",), min_length=1)
     """Columns or fields that hold text or lists of texts (a question, its answers); each text is compared by itself.
     Of no effect on txt."""
 
@@ -53,7 +54,15 @@ def take_stock(sets: dict[str, EvaluationSet]) -> EvaluationInventory:
 
     Raises UserError for a path or glob that matches no file, and for a file of another format.
     """
-    return EvaluationInventory(sets={name: _files_of(name, chosen) for name, chosen in sets.items()})
+    return EvaluationInventory(
+        sets={
+            name: tuple(
+                EvaluationFile(name=path.name, path=str(path.resolve()), size=path.stat().st_size, blake3=_hash(path))
+                for path in files_of(name, chosen)
+            )
+            for name, chosen in sets.items()
+        }
+    )
 
 
 def read_texts(chosen: EvaluationSet, file: EvaluationFile) -> pl.DataFrame:
@@ -100,11 +109,18 @@ def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
     return pl.DataFrame({column: [row[column] for row in rows] for column in columns}, strict=True)
 
 
-def _files_of(name: str, chosen: EvaluationSet) -> tuple[EvaluationFile, ...]:
-    pattern = os.path.expanduser(chosen.path)
-    found = sorted(path for path in map(Path, glob(pattern, recursive=True)) if path.is_file())
-    if not found and Path(pattern).is_file():  # a name that only looks like a glob
-        found = [Path(pattern)]
+def files_of(name: str, chosen: EvaluationSet) -> list[Path]:
+    """The files of a set.
+
+    Raises UserError for a path or glob that matches no file, and for a file of another format.
+    """
+    pattern = Path(os.path.expanduser(chosen.path))
+    try:
+        found = [] if in_kernel_folder(pattern) else sorted(matches(*fixed_part(pattern)))
+        if not found and pattern.is_file() and not in_kernel_folder(pattern):  # a name that only looks like a glob
+            found = [pattern]
+    except (OSError, ValueError):  # a name that is too long, or holds what no name can
+        found = []
     if not found:
         raise UserError(f"No file of the evaluation set {name!r} is at {chosen.path}: correct its `path`.")
     for path in found:
@@ -112,10 +128,7 @@ def _files_of(name: str, chosen: EvaluationSet) -> tuple[EvaluationFile, ...]:
             raise UserError(
                 f"{path} of the evaluation set {name!r} is not one of {', '.join(FORMATS)}: convert or exclude it."
             )
-    return tuple(
-        EvaluationFile(name=path.name, path=str(path.resolve()), size=path.stat().st_size, blake3=_hash(path))
-        for path in found
-    )
+    return found
 
 
 def _hash(path: Path) -> str:

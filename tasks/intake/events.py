@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.intake.listing import ListedFile
 
@@ -26,16 +26,22 @@ class EventTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["csv"] = "csv"
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1)
     """Files, folders (searched to the bottom for .csv) or globs."""
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
     """What this source is called in document ids and in results by source."""
-    user: str = "user"
+    user: str = Field(default="user", min_length=1, max_length=200)
     """The column that says who."""
-    item: str = "item"
+    item: str = Field(default="item", min_length=1, max_length=200)
     """The column that says what."""
-    time: str | None = "time"
+    time: str | None = Field(default="time", min_length=1, max_length=200)
     """The column that says when: numbers or ISO 8601 dates; None: the rows stand in the order of time."""
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> "EventTable":
+        if len({self.user, self.item, self.time}) < 3:
+            raise ValueError("user, item and time are three columns; name a different one for each")
+        return self
 
 
 class ItemLines(BaseModel):
@@ -43,9 +49,9 @@ class ItemLines(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["lines"] = "lines"
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1)
     """Files, folders (searched to the bottom for .txt) or globs."""
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
     """What this source is called in document ids and in results by source."""
 
 

@@ -8,7 +8,7 @@ offers: 45 ms instead of 165 for 12 megapixels.
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,13 +29,13 @@ class ImageSource(BaseModel):
     """Pictures in folders, where the first folder below what is named says the class, or in parquet files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1)
     """Files, folders (searched to the bottom) or globs of pictures or parquet files."""
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
     """What this source is called in image ids and in results by source."""
-    image_column: str = "image"
+    image_column: str = Field(default="image", min_length=1, max_length=200)
     """The column of a parquet file that holds encoded pictures: bytes, or `datasets`' struct with a field `bytes`."""
-    label_column: str | None = "label"
+    label_column: str | None = Field(default="label", min_length=1, max_length=200)
     """The column of a parquet file that holds the class, a number or a name; None: there is none."""
 
 

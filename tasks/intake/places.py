@@ -10,15 +10,28 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
 
 from tasks.core.errors import StageError, UserError
+from tasks.intake.walk import fixed_part, in_kernel_folder, matches
 
 READ_AHEAD = 8_000_000  # bytes of a remote file fetched by one request
 MARKS = ("ETag", "etag", "generation", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "created")
+
+
+def _not_empty(path: Any) -> Any:
+    if path == "":
+        raise ValueError("an empty path would be the current folder; write a path")
+    return path
+
+
+LocalPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+"""A path of this machine in a recipe; `~` is the home folder."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,13 @@ def find(pattern: str, suffixes: Sequence[str], source: str) -> list[Found]:
         UserError: there are none, or the URL's kind needs a package that is not installed.
         StageError: the place cannot be reached.
     """
-    found, missing = _find_remote(pattern, suffixes) if is_url(pattern) else _find_local(pattern, suffixes)
+    try:
+        found, missing = _find_remote(pattern, suffixes) if is_url(pattern) else _find_local(pattern, suffixes)
+    except (OSError, ValueError) as error:  # a name that is too long, or holds what no name can
+        raise UserError(
+            f"Source {source!r}: {pattern} cannot be looked for ({getattr(error, 'strerror', None) or error}); correct "
+            "its `paths`."
+        ) from error
     if not found:
         raise UserError(f"Source {source!r}: {missing}; correct its `paths`.")
     return found
@@ -82,14 +101,16 @@ def read_file(path: str) -> bytes:
 
 def _find_local(pattern: str, suffixes: Sequence[str]) -> tuple[list[Found], str]:
     path = Path(os.path.expanduser(pattern))
-    if has_magic(str(path)) and not path.exists():
-        root = Path(*takewhile(lambda part: not has_magic(part), path.parts))
-        matches = [Path(match) for match in glob(str(path), recursive=True)]
-        files = [match for match in matches if match.is_file()]
+    if in_kernel_folder(path):
+        root, files = path, []
+        missing = f"{pattern} lies where the kernel shows itself, and no documents do"
+    elif has_magic(str(path)) and not path.exists():
+        root, parts = fixed_part(path)
+        files = matches(root, parts)
         missing = f"no file matches {pattern}"
     elif path.is_dir():
         root = path
-        files = [match for match in path.rglob("*") if match.name.lower().endswith(tuple(suffixes)) and match.is_file()]
+        files = [file for file in matches(path, ["**"], hidden=True) if file.name.lower().endswith(tuple(suffixes))]
         missing = f"no file in {pattern} ends in one of {', '.join(suffixes)}"
     else:
         root = path.parent

@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.intake.inventory import Unit
 
@@ -31,12 +31,12 @@ class Columns(BaseModel):
     """Which columns of a table, or fields of a JSON line, mean what. A WARC file has text, url, date and record_id."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    text: str = "text"
+    text: str = Field(default="text", min_length=1, max_length=200)
     """Holds the document."""
-    id: str | None = None
+    id: str | None = Field(default=None, min_length=1, max_length=200)
     """Names the document, which is then called <source>/<id>; without one it is named by file and row. Text or whole
     numbers; a row that has none, or an empty one, is named by its number."""
-    source: str | None = None
+    source: str | None = Field(default=None, min_length=1, max_length=200)
     """Says where the document is from, for results by source; without one that is the source's name in the recipe."""
 
     def wanted(self) -> list[str]:

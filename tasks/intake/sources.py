@@ -5,7 +5,9 @@ Taking stock costs a listing, not a read, because it happens on every run: it de
 
 import importlib.util
 import json
+import os
 import platform
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,11 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.errors import UserError
 from tasks.intake.formats import FORMATS, suffix_of
+from tasks.intake.hub import hub_answers
 from tasks.intake.installed import installed_distributions
 from tasks.intake.inventory import Stock, Unit
 from tasks.intake.places import Found, find, is_url, stamp
 from tasks.intake.rows import Columns
 
+Location = Annotated[str, Field(min_length=1, max_length=4096)]
+"""A path, a glob or a URL."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 PYTHON = "python"
 """The unit that stands for the language and its standard library."""
 
@@ -28,7 +34,7 @@ class PythonDocs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["python-docs"] = "python-docs"
-    packages: tuple[str, ...] | None = None
+    packages: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)], ...] | None = None
     """Import names of the packages whose docstrings and licences are read; None: every installed one."""
 
     @property
@@ -38,12 +44,13 @@ class PythonDocs(BaseModel):
     def take_stock(self) -> Stock:
         """Python itself and each installed distribution, by name; the mark is its version."""
         for package in self.packages or ():
-            if importlib.util.find_spec(package) is None:
+            if not is_installed(package):
                 raise UserError(
                     f"The package {package!r} named in a python-docs source is not installed: "
                     "install it or take it out of `packages`."
                 )
-        versions = {item.name: item.version for item in installed_distributions(self.packages)}
+        described = [item.metadata for item in installed_distributions(self.packages)]  # parsed anew at each access
+        versions = {metadata["Name"]: metadata["Version"] for metadata in described}
         units = [Unit(name=name, mark=version) for name, version in sorted(versions.items())]
         return Stock(source=self.name, units=(Unit(name=PYTHON, mark=platform.python_version()), *units))
 
@@ -58,10 +65,10 @@ class Files(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["files"] = "files"
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[Location, ...] = Field(min_length=1)
     """Files, folders (searched to the bottom) or globs; `~` is the home folder. URLs such as s3://bucket/prefix/*.jsonl
     take their credentials from the environment."""
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
     """What this source is called in document ids and in results by source."""
     columns: Columns = Columns()
     """Which columns of a table, or fields of a JSON line, hold text, id and source."""
@@ -84,13 +91,13 @@ class Datasets(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["datasets"] = "datasets"
-    path: str
+    path: Location
     """Hub id (`owner/name`) or local folder."""
-    split: str = "train"
+    split: str = Field(default="train", min_length=1, max_length=100)
     """Which part of the dataset."""
-    config: str | None = None
+    config: str | None = Field(default=None, min_length=1, max_length=100)
     """Which of its configurations, where it has several."""
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
     """What this source is called in document ids and in results by source."""
     columns: Columns = Columns()
     """Which columns hold text, id and source."""
@@ -99,7 +106,13 @@ class Datasets(BaseModel):
 
     def take_stock(self) -> Stock:
         """The files of the split, by name."""
-        folder = Path(self.path).expanduser()
+        try:
+            return _stock(self.name, [self._found(path) for path in self._paths()])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._mistake(f"cannot be read ({_first_line(error)}); save it anew or correct `path`") from error
+
+    def _paths(self) -> list[str]:
+        folder = Path(os.path.expanduser(self.path))
         if (folder / "dataset_dict.json").is_file():
             splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
             if self.split not in splits:
@@ -107,10 +120,19 @@ class Datasets(BaseModel):
             folder = folder / self.split
         if (folder / "state.json").is_file():
             state = json.loads((folder / "state.json").read_text())
-            paths = [str(folder / file["filename"]) for file in state["_data_files"]]
-        else:
-            paths = self._files_of_builder()
-        return _stock(self.name, [self._found(path) for path in paths])
+            return [str(folder / file["filename"]) for file in state["_data_files"]]
+        if not folder.is_dir():
+            self._require_hub()
+        return self._files_of_builder()
+
+    def _require_hub(self) -> None:
+        """Raise UserError, without waiting for a hub, where this is no folder here and cannot be had from there."""
+        if not HUB_ID.fullmatch(self.path):
+            raise self._mistake("is no folder here, and no name on the hub (`owner/name`); correct `path`")
+        if not hub_answers():
+            raise self._mistake(
+                "is no folder here, and the hub is out of reach; correct `path`, or connect to the network"
+            )
 
     def to_read(self) -> "Datasets":
         """Itself without what only says where to look."""
@@ -120,15 +142,13 @@ class Datasets(BaseModel):
         import datasets
 
         try:
-            builder = datasets.load_dataset_builder(str(Path(self.path).expanduser()), self.config)
+            builder = datasets.load_dataset_builder(os.path.expanduser(self.path), self.config)
         except ValueError as error:  # names the configurations that there are
+            raise self._mistake(f"cannot be opened ({_first_line(error)}); correct `path` or `config`") from error
+        except Exception as error:  # each way of publishing a dataset fails in a way of its own
             raise self._mistake(
-                f"cannot be opened ({str(error).splitlines()[0]}); correct `path` or `config`"
-            ) from error
-        except (OSError, RuntimeError) as error:
-            raise self._mistake(
-                f"is neither a folder here nor within reach on the hub ({str(error).splitlines()[0]}); correct `path`, "
-                "or log in and check the network"
+                f"is no folder here, nor within reach on the hub ({_first_line(error)}); correct `path`, or log in "
+                "and check the network"
             ) from error
         files = builder.config.data_files or {}
         if self.split not in files:
@@ -141,7 +161,7 @@ class Datasets(BaseModel):
         relative = path.rpartition("/")[2]
         if is_url(path):  # hf://datasets/owner/name@revision/folder/file
             relative = path.partition("@")[2].partition("/")[2] or relative
-        elif (base := Path(self.path).expanduser().resolve()) in (absolute := Path(path).resolve()).parents:
+        elif (base := Path(os.path.expanduser(self.path)).resolve()) in (absolute := Path(path).resolve()).parents:
             relative, path = absolute.relative_to(base).as_posix(), str(absolute)
         return Found(path, relative, *stamp(path, listed=True))
 
@@ -150,6 +170,18 @@ class Datasets(BaseModel):
 
 
 Source = Annotated[PythonDocs | Files | Datasets, Field(discriminator="kind")]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported, by its top-level name."""
+    try:
+        return package.isidentifier() and importlib.util.find_spec(package) is not None
+    except ValueError:  # a module that says of itself that it was not imported, such as __main__
+        return False
 
 
 def _stock(source: str, found: list[Found]) -> Stock:

@@ -8,10 +8,10 @@ the only place in the filter where Python sees single texts, and off by default.
 """
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.quality.rules import Rule
 
@@ -22,16 +22,34 @@ LOOKED_AT, CONSIDERED = 4000, 1000
 """Characters from the start of a text; and of those that are not code, how many decide."""
 _NOT_PROSE = r"(?s)```.*?```|`[^`\n]*`|<[^>\n]*>|https?://\S+|[0-9]+"
 REASON = "other language"
+KNOWN = frozenset(
+    """
+    af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de
+    diq dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht hu hy ia id ie
+    ilo io is it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li lmo lo lrc lt lv mai mg mhr min mk ml mn mr
+    mrj ms mt mwl my myv mzn nah nap nds ne new nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah
+    sc scn sco sd sh si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu
+    xal xmf yi yo yue zh
+    """.split()  # noqa: SIM905
+)
+"""What the model tells apart, by its own codes."""
 
 
 class Language(BaseModel):
     """Which languages stay."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    allowed: tuple[Annotated[str, Field(pattern="^[a-z]{2,3}$")], ...] = Field(min_length=1)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    allowed: tuple[str, ...] = Field(min_length=1)
     """Codes as in ISO 639-1, such as en, de, zh (639-3 where that has none)."""
     min_probability: float = Field(default=0.65, ge=0, le=1)
     """Least probability of the most likely language, which must be an allowed one (FineWeb: 0.65)."""
+
+    @field_validator("allowed")
+    @classmethod
+    def _are_known(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [code for code in allowed if code not in KNOWN]:
+            raise ValueError(f"no language is known as {unknown[0]!r}; give codes such as en, de or zh")
+        return allowed
 
 
 def language_rules(limits: Language) -> list[Rule]:

@@ -12,9 +12,10 @@ is nothing (no words, no lines), there is no share and no rule on it is broken.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TOP_SIZES = (2, 3, 4)
 DUPLICATE_SIZES = (5, 6, 7, 8, 9, 10)
@@ -23,18 +24,18 @@ DUPLICATE_SIZES = (5, 6, 7, 8, 9, 10)
 class GopherQuality(BaseModel):
     """Limits on words, symbols and lines; None turns a rule off."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    min_words: int | None = Field(default=50, ge=0)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    min_words: int | None = Field(default=50, ge=0, le=1_000_000_000)
     """Fewest words of a document."""
-    max_words: int | None = Field(default=100_000, ge=1)
+    max_words: int | None = Field(default=100_000, ge=1, le=1_000_000_000)
     """Most words of a document."""
-    min_mean_word_length: float | None = Field(default=3.0, ge=0)
+    min_mean_word_length: float | None = Field(default=3.0, ge=0, le=1_000_000_000)
     """Smallest mean number of characters in a word."""
-    max_mean_word_length: float | None = Field(default=10.0, ge=0)
+    max_mean_word_length: float | None = Field(default=10.0, ge=0, le=1_000_000_000)
     """Largest mean number of characters in a word."""
-    max_hashes_per_word: float | None = Field(default=0.1, ge=0)
+    max_hashes_per_word: float | None = Field(default=0.1, ge=0, le=1_000_000_000)
     """Most hash signs, relative to words."""
-    max_ellipses_per_word: float | None = Field(default=0.1, ge=0)
+    max_ellipses_per_word: float | None = Field(default=0.1, ge=0, le=1_000_000_000)
     """Most ellipses, relative to words."""
     max_bullet_lines: float | None = Field(default=0.9, ge=0, le=1)
     """Largest share of lines that start with a bullet point."""
@@ -45,6 +46,14 @@ class GopherQuality(BaseModel):
     min_stop_words: int | None = Field(default=2, ge=0, le=8)
     """How many different ones of the, be, to, of, and, that, have, with must occur."""
 
+    @model_validator(mode="after")
+    def _least_below_most(self) -> Self:
+        for least, most in (("min_words", "max_words"), ("min_mean_word_length", "max_mean_word_length")):
+            low, high = getattr(self, least), getattr(self, most)
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"{least} ({low:g}) is over {most} ({high:g}), so no document passes: change one")
+        return self
+
 
 class GopherRepetition(BaseModel):
     """Largest shares of a text that repeat it; None turns a rule off.
@@ -52,7 +61,7 @@ class GopherRepetition(BaseModel):
     An n-gram is n words in sequence. One that occurs once repeats nothing, however long it is: datatrove counts it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     max_repeated_lines: float | None = Field(default=0.3, ge=0, le=1)
     """Lines that repeat an earlier line, of all lines."""
     max_repeated_paragraphs: float | None = Field(default=0.3, ge=0, le=1)
@@ -92,14 +101,14 @@ class GopherRepetition(BaseModel):
 class C4(BaseModel):
     """Removes lines, and then documents of which too little is left. What stays is joined by single line feeds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     cut_citations: bool = True
     """Cut "[12]", "[]", "[edit]" and "[citation needed]" out of the text."""
     end_punctuation: bool = True
     """Remove lines that do not end in one of . ? ! " ' or that end in three dots."""
-    min_line_words: int | None = Field(default=3, ge=0)
+    min_line_words: int | None = Field(default=3, ge=0, le=1_000_000_000)
     """Remove lines of fewer words."""
-    max_word_length: int | None = Field(default=1000, ge=1)
+    max_word_length: int | None = Field(default=1000, ge=1, le=1_000_000_000)
     """Remove lines with a word of more characters."""
     remove_javascript: bool = True
     """Remove lines that name JavaScript."""
@@ -110,23 +119,23 @@ class C4(BaseModel):
     """Drop a document with "lorem ipsum" in a line that has stayed so far."""
     drop_curly_brackets: bool = True
     """Drop a document with "{" in a line that has stayed so far: it is taken for code."""
-    min_sentences: int | None = Field(default=5, ge=0)
+    min_sentences: int | None = Field(default=5, ge=0, le=1_000_000_000)
     """Fewest sentences in the lines that stay."""
 
 
 class FineWeb(BaseModel):
     """Limits on what C4's rules leave of a text, or on all of it where they are off; None turns a rule off."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     min_punctuated_lines: float | None = Field(default=0.12, ge=0, le=1)
     """Smallest share of lines that end in terminal punctuation."""
     max_short_lines: float | None = Field(default=0.67, ge=0, le=1)
     """Largest share of short lines."""
-    short_line: int = Field(default=30, ge=0)
+    short_line: int = Field(default=30, ge=0, le=1_000_000_000)
     """Most characters of a short line."""
     max_repeated_line_text: float | None = Field(default=0.01, ge=0, le=1)
     """Largest share of the characters of lines that stand in lines repeating an earlier one."""
-    max_newlines_per_word: float | None = Field(default=0.3, ge=0)
+    max_newlines_per_word: float | None = Field(default=0.3, ge=0, le=1_000_000_000)
     """Most line feeds, relative to words: more is a list."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from models.sizes import Derived, derived
+from models.sizes import COOLDOWN, Derived, derived
 from models.spec import HubModel, ModelConfig
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
@@ -75,7 +75,7 @@ def _rules_for(settings: PretrainSettings, model: ModelConfig | HubModel, batch:
         learning_rate=settings.learning_rate,
         weight_decay=0.1,
         warmup_steps=max(1, steps // 10),
-        cooldown_steps=round(0.2 * steps),
+        cooldown_steps=round(COOLDOWN * steps),
         because={
             "weight_decay": "as GPT-3",
             "warmup_steps": "a tenth of the steps",

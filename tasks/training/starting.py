@@ -14,7 +14,7 @@ from models.spec import HubModel, ModelConfig, StartingPoint
 from tasks.core.errors import UserError
 from tasks.core.fingerprint import canonical
 from tasks.core.store import DIGEST_LENGTH, Artifact, Reference, Request
-from tasks.tokens.vocabulary import TOKENIZER_FILE, count_ids, load_tokenizer
+from tasks.tokens.vocabulary import TOKENIZER_FILE, count_ids
 
 TRUNK = "trunk"
 """The folder of a pre-training's output in which its trunk lies."""
@@ -36,20 +36,27 @@ def fingerprints(folder: Path) -> dict[str, str]:
 
     Raises UserError if there is no model in the folder.
     """
+    return {file.name: blake3(max_threads=blake3.AUTO).update_mmap(file).hexdigest() for file in model_files(folder)}
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files that make a model.
+
+    Raises UserError if there is no model in the folder.
+    """
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not weights:
         raise UserError(
             f"There is no model in {folder}: `start` is a folder with config.json and *.safetensors, as "
             "`AutoModel....from_pretrained(...).save_pretrained(folder)` writes it."
         )
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors.index.json")), *weights]
-    return {file.name: blake3(max_threads=blake3.AUTO).update_mmap(file).hexdigest() for file in files}
+    return [folder / "config.json", *sorted(folder.glob("*.safetensors.index.json")), *weights]
 
 
 def starting_model(
-    folder: Path, tokenizer: Artifact, attention: Literal["causal", "bidirectional"], context_length: int
+    folder: Path, words: Tokenizer, attention: Literal["causal", "bidirectional"], context_length: int
 ) -> ModelConfig | HubModel:
-    """The model in a folder, as it is trained here: in windows of `context_length` tokens.
+    """The model in a folder, as it is trained here: on the ids of `words`, in windows of `context_length` tokens.
 
     Raises UserError if there is none that can be, or if its ids are not the tokenizer's.
     """
@@ -62,7 +69,11 @@ def starting_model(
             f"The model in {folder} has {model.context_length} positions, and context_length is {context_length}: "
             "shorten it."
         )
-    words = load_tokenizer(tokenizer)
+    if model.attention != attention:
+        raise UserError(
+            f"The model in {folder} is {model.attention}, and the objective needs a {attention} one: change "
+            "`objective` or `start`."
+        )
     if (ids := count_ids(words)) > model.vocabulary:
         raise UserError(
             f"The tokenizer has {ids:,} tokens and the model in {folder} only {model.vocabulary:,}: adopt the model's "

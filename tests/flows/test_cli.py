@@ -24,6 +24,24 @@ def test_help_is_quick_since_it_imports_nothing_heavy() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_the_checks_import_neither_prefect_nor_torch() -> None:
+    code = (
+        "import sys; import flows.checks; "
+        "print([m for m in ('torch', 'prefect', 'mlflow', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_slip_of_the_pen_is_told_without_importing_a_stage() -> None:
+    code = (
+        "import sys; import flows.recipe_file; "
+        "print([m for m in ('polars', 'pyarrow', 'pydantic', 'numpy', 'numba') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [

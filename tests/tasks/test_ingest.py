@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from tasks.core.batches import Batches
 from tasks.core.errors import StageError, UserError
@@ -222,8 +223,8 @@ def test_sources_and_files_that_would_share_a_name_are_the_users_mistake(tmp_pat
         fresh(tmp_path / folder).joinpath("a.txt").write_text("x")
     with pytest.raises(UserError, match="two sources with different `name`s"):
         take_inventory(IngestSettings(sources=(files(tmp_path / "one", tmp_path / "two"),)))
-    with pytest.raises(UserError, match="'notes'"):
-        take_inventory(IngestSettings(sources=(files(tmp_path / "one"), files(tmp_path / "two"))))
+    with pytest.raises(ValidationError, match="two sources are called 'notes'; give each a `name` of its own"):
+        IngestSettings(sources=(files(tmp_path / "one"), files(tmp_path / "two")))
 
 
 def test_a_package_that_is_not_installed_is_the_users_mistake() -> None:

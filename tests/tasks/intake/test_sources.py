@@ -205,7 +205,7 @@ except Exception as error:
         text=True,
         check=True,
     )
-    assert done.stdout.startswith(
-        "UserError Source 'set': the dataset no/such-dataset is neither a folder here nor within reach on the hub ("
+    assert done.stdout == (
+        "UserError Source 'set': the dataset no/such-dataset is no folder here, and the hub is out of reach; correct "
+        "`path`, or connect to the network.\n"
     )
-    assert done.stdout.endswith("correct `path`, or log in and check the network.\n")
