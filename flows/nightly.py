@@ -15,6 +15,7 @@ from flows.interactions import interaction_shards
 from flows.pretrain import Pretrained, pretrain
 from flows.recipe import Recipe
 from flows.session import open_session
+from tasks.core.stage import check_stage_names
 from tasks.core.store import Artifact
 from tasks.report import ReportSettings, report
 
@@ -74,9 +75,10 @@ def nightly(recipe: str, keep: list[str] | None = None, night_id: str | None = N
 
     Args:
         recipe: path of the recipe, or the name of one that ships.
-        keep: stages whose old output is accepted although their code has changed.
+        keep: stages whose old output is accepted although their code or libraries have changed.
         night_id: the night to go on with; without it a retry of this flow run finds its own, and a new run begins one.
     """
+    check_stage_names(keep or ())
     with open_session(Path(recipe), frozenset(keep or ()), night_id) as session:
         released = night(session.recipe)
         if released:

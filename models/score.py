@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from models.data import Examples
-from models.foreign import Model
-from models.hardware import Arithmetic
-from models.transformer import Transformer
+if TYPE_CHECKING:
+    from models.data import Examples
+    from models.foreign import Model
+    from models.hardware import Arithmetic
+    from models.transformer import Transformer
 
 
 @torch.inference_mode()

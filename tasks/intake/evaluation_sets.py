@@ -23,8 +23,9 @@ class EvaluationSet(BaseModel):
     """One set of texts that no model may have learnt from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    path: str
-    """A file or a glob of files: parquet, jsonl (also .gz), csv (with a header), or txt (a text a line)."""
+    path: str = Field(exclude=True)
+    """A file or a glob of files: parquet, jsonl (also .gz), csv (with a header), or txt (a text a line). What is found
+    there enters the key."""
     columns: tuple[str, ...] = ("text",)
     """Columns or fields that hold text or lists of texts (a question, its answers); each text is compared by itself.
     Of no effect on txt."""

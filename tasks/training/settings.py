@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
+from models.folder import load_config
+from models.named import ByName, one_of
 from models.sizes import SIZES
+from models.spec import ALGORITHMS
+from tasks.core.errors import UserError
 from tasks.training.starting import Origin, fingerprints
 
 TRUNK_SETTINGS = (
@@ -15,7 +19,7 @@ TRUNK_SETTINGS = (
     *("objective", "algorithm"),
 )
 """What a trunk cannot change on its way: shape, objective, and what the optimizer remembers."""
-ATTENTION: dict[str, Literal["causal", "bidirectional"]] = {"next_token": "causal", "masked_token": "bidirectional"}
+ATTENTION: ByName[Literal["causal", "bidirectional"]] = {"next_token": "causal", "masked_token": "bidirectional"}
 """What a token may see so that its objective is no copying."""
 
 
@@ -52,7 +56,7 @@ class PretrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: Literal["tiny", "mini", "small", "medium", "base", "large", "xl"] | None = Field(default=None, exclude=True)
+    size: Annotated[str, one_of(SIZES)] | None = Field(default=None, exclude=True)
     """A standard name (models/sizes.py) for the five numbers below, each of which may still be given; what enters the
     key are they."""
     layers: int = Field(default=4, gt=0)
@@ -67,11 +71,11 @@ class PretrainSettings(BaseModel):
     """Tokens a window."""
     tied: bool = True
     """Whether the embedding is also the output layer."""
-    start: Path | None = None
+    start: Path | None = Field(default=None, exclude=True)
     """Folder of a model of Hugging Face's (for causal or masked language modelling) to go on from instead of fresh
-    weights; it brings its shape and its tokenizer."""
+    weights; it brings its shape and its tokenizer. What enters the key are its files' hashes."""
 
-    objective: Literal["next_token", "masked_token"] = "next_token"
+    objective: Annotated[str, one_of(ATTENTION)] = "next_token"
     """What is predicted: every token from those before it (GPT), or hidden tokens from all others (BERT)."""
     masking: MaskingSettings = MaskingSettings()
     """For the masked objective."""
@@ -93,7 +97,7 @@ class PretrainSettings(BaseModel):
     """Windows in one update."""
     accumulate: int = Field(default=1, gt=0)
     """Pieces of the batch that are computed one after the other: less memory, same update but for rounding."""
-    algorithm: Literal["adamw", "muon"] = "adamw"
+    algorithm: Annotated[str, one_of(ALGORITHMS)] = "adamw"
     """muon: the hidden matrices by Muon, all else by AdamW."""
     learning_rate: float | None = Field(default=None, gt=0)
     """The peak of the rate."""
@@ -121,7 +125,7 @@ class PretrainSettings(BaseModel):
     def _spelled_out(cls, values: Any) -> Any:
         """The numbers behind a size's name."""
         name = values.get("size") if isinstance(values, dict) else None
-        if name not in SIZES:
+        if not isinstance(name, str) or name not in SIZES:
             return values
         attention = ATTENTION.get(values.get("objective", "next_token"), "causal")
         return {**SIZES[name].shape(attention), **values}
@@ -149,7 +153,21 @@ class PretrainSettings(BaseModel):
         """
         return {} if self.start is None else fingerprints(self.start)
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def family(self) -> str:
+        """What kind of model it is: ours, or one that is computed as `transformers` does.
+
+        Raises UserError if there is no model at `start` that can be trained.
+        """
+        if self.start is None:
+            return "transformer"
+        try:
+            return load_config(self.start, ATTENTION[self.objective]).family
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
     @property
     def origin(self) -> Origin:
         """What the model knows before its first night. Raises UserError if there is no model at `start`."""
-        return Origin(folder=self.start, files=self.start_files)
+        return Origin(folder=self.start, files=self.start_files, family=self.family)
