@@ -59,7 +59,7 @@ class FinetuneSettings(BaseModel):
     """Steps between checkpoints, that is, what a kill can cost. Changes no bit, so it is not part of the key."""
 
 
-@stage(version=1, runs=("models.fit",), names=("transformer", "adamw"))
+@stage(version=1, runs=("models.fit:fit",), names=("transformer", "adamw"))
 def finetune(
     examples: Artifact,
     tokenizer: Artifact,

@@ -29,7 +29,7 @@ from tasks.training.settings import ATTENTION, PretrainSettings
 from tasks.training.starting import model_at, partitions_of, starting_model, trunk_of
 
 
-@stage(version=1, runs=("models.fit",))
+@stage(version=1, runs=("models.fit:fit",))
 def pretrain(
     tokens: Snapshot,
     tokenizer: Artifact,

@@ -216,7 +216,7 @@ def stage(
 
     Args:
         version: raised by hand when outputs change for a reason that the code fingerprint cannot see.
-        runs: project modules that the stage has a carrier run in a child process, as `python -m` does.
+        runs: what of the project, as `module:symbol`, the stage has a carrier run in a child process.
         names: entries of tables (models/named.py) that it uses whatever its settings say.
         files: files that are no code and decide its output, or folders of them.
         external: whether it reads what lies outside the store and may be gone tomorrow: what an earlier night took in

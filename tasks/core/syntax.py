@@ -413,7 +413,7 @@ def _acts(statement: ast.stmt, imports: dict[str, list[Import]]) -> bool:
     """Whether executing the statement may do more than bind names of the module and change what they hold."""
     if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Delete):
         return any(root in imports for root in _changed_at_top(statement))
-    if isinstance(statement, ast.Import | ast.ImportFrom | ast.Pass | ast.Global | (*_DEFINITIONS,)):
+    if isinstance(statement, (ast.Import, ast.ImportFrom, ast.Pass, ast.Global, *_DEFINITIONS)):
         return False
     if isinstance(statement, ast.If | ast.Try | ast.TryStar):
         blocks = [statement.body, statement.orelse, *([] if isinstance(statement, ast.If) else [statement.finalbody])]
@@ -489,6 +489,8 @@ class _Uses:
         if chain is None:
             assert isinstance(node, ast.Attribute)
             self._visit(node.value)
+            return
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             return
         root = chain[0]
         for scope, aliases in zip(reversed(self._scopes), reversed(self._aliases), strict=True):
