@@ -11,14 +11,14 @@ import hypothesis
 import pytest
 import yaml
 
-from tests.tiny import TINY, Commands
+from tests.tiny import SERVERS, TINY, Commands
 
 # Tests run side by side: a tiny training on one thread takes 8 s, on two contended ones up to 52 s.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # Tests answer for their own folders: what the developer's shell points at must not be touched.
-for name in ("NIGHTSCHOOL_HOME", "PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+for name in ("NIGHTSCHOOL_HOME", *SERVERS):
     os.environ.pop(name, None)
 
 # A slow machine is not a failure of the property that is tested.

@@ -1,15 +1,16 @@
 """An MLflow server for a test, started as `nightschool up` starts it."""
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+
+import pytest
+
+from flows.access import Access
+from flows.mlflow_server import launch
+from flows.server import Port, answers
 
 
 def find_free_port() -> int:
@@ -21,30 +22,18 @@ def find_free_port() -> int:
 
 @contextmanager
 def mlflow_server(home: Path, port: int) -> Iterator[None]:
-    """An MLflow server over `home`, as `nightschool up` starts it; killed without a warning when the block ends."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"]
-    command += ["--artifacts-destination", str(home / "mlartifacts")]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with open(home / "server.log", "ab") as output:
-        server = subprocess.Popen(
-            command, env=os.environ | quiet, stdout=output, stderr=output, cwd=home, start_new_session=True
-        )
-    try:
-        wait_until(lambda: is_healthy(port), timeout_s=120)
-        yield
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def is_healthy(port: int) -> bool:
-    """Whether the server answers."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+    """The MLflow server of `nightschool up` over `home`, whose secret this process's environment holds meanwhile; it
+    is killed without a warning when the block ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in Access.of(home).mlflow_variables().items():
+            patch.setenv(name, value)
+        server = launch(home, Port(port), home / "server.log")
+        try:
+            wait_until(lambda: answers(home, f"http://127.0.0.1:{port}/health"), timeout_s=120)
+            yield
+        finally:
+            server.kill()
+            server.wait()
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 60) -> None:

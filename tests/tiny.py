@@ -32,7 +32,11 @@ TINY: dict[str, Any] = {
 }
 
 
-SERVERS = ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI")
+SERVERS = (
+    *("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"),
+    *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+)
+"""What says which servers are used, and as whom."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Project:
     roots: tuple[Path, ...]
     packages: frozenset[str]
     changed: Mapping[str, bytes] = field(default_factory=dict)
-    """Source that stands in place of a module's file, by the module's name."""
+    """Source that stands in place of a module's file, or of none, by the module's name."""
     _files: dict[Path, Stamp] = field(default_factory=dict)
     _code: Code | None = None
     _closures: dict[tuple[str, ...], list[tuple[frozenset[str] | None, Closure]]] = field(default_factory=dict)
@@ -109,12 +109,12 @@ class Project:
         return found
 
     def _module(self, name: str) -> ModuleSyntax | None:
+        if name in self.changed:
+            return read_module(self.changed[name], name, is_package=False)
         for root in self.roots:
             base = root.joinpath(*name.split("."))
             for path in (base.with_suffix(".py"), base / "__init__.py"):
                 if path.is_file():
-                    if name in self.changed:
-                        return read_module(self.changed[name], name, path.name == "__init__.py")
                     self._files[path] = _stamp(path)
                     return _read(path, self._files[path], name)
         return None

@@ -190,8 +190,6 @@ def _write(value: Any, put: Any) -> None:
 
 def _literal(value: object) -> str:
     """As ASCII: what `repr` leaves readable depends on a release's table of Unicode."""
-    if isinstance(value, frozenset | tuple):  # only an optimiser makes these
-        return f"{type(value).__name__}({','.join(sorted(_literal(item) for item in value))})"
     return hex(value) if type(value) is int else ascii(value)
 
 

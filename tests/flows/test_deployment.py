@@ -17,6 +17,7 @@ from uuid import UUID
 
 import pytest
 
+from flows.access import Access
 from flows.deployment import PROJECT, deploy, deploy_flow
 from flows.prefect_server import environment
 from flows.services import Services, down, up
@@ -67,7 +68,7 @@ class Stand:
     def client(self) -> "SyncPrefectClient":
         from prefect.client.orchestration import SyncPrefectClient
 
-        return SyncPrefectClient(str(self.services.api_url))
+        return SyncPrefectClient(str(self.services.api_url), auth_string=Access.of(self.home).auth_string)
 
     def run(self, deployment: "Deployment") -> UUID:
         return self.client.create_flow_run_from_deployment(deployment.id).id

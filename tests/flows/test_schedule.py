@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 
+from flows.access import Access
 from flows.ledger import Ledger, Night
 from flows.services import Services, down, up
 from tests.tiny import TINY, Commands
@@ -32,8 +33,11 @@ def services(commands: Commands) -> Iterator[Services]:
 
 
 def ask(services: Services, path: str, content: dict[str, Any] | None = None) -> Any:
-    """POST to Prefect's API."""
-    return httpx.post(f"{services.api_url}/{path}", json=content or {}, trust_env=False, timeout=30).json()
+    """POST to Prefect's API, or GET without a content."""
+    headers = {"Authorization": Access.of(services.home).authorization}
+    method = "GET" if content is None else "POST"
+    url = f"{services.api_url}/{path}"
+    return httpx.request(method, url, json=content, headers=headers, trust_env=False, timeout=30).json()
 
 
 def wait(condition: Callable[[], Any], seconds: float) -> Any:
@@ -90,13 +94,13 @@ def test_a_retry_from_prefects_page_goes_on_with_the_same_night(commands: Comman
     assert commands("deploy", str(commands.recipe), "--cron", "0 2 1 1 *", "--timezone", "UTC").returncode == 0
     commands.change("finetune.training.labels", 100_000)
     before = {night.id for night in nights(commands)}
-    deployment = httpx.get(f"{services.api_url}/deployments/name/nightly/tiny", trust_env=False).json()
-    run = ask(services, f"deployments/{deployment['id']}/create_flow_run")
+    deployment = ask(services, "deployments/name/nightly/tiny")
+    run = ask(services, f"deployments/{deployment['id']}/create_flow_run", {})
     new = lambda state: [night for night in nights(commands) if night.id not in before and night.state == state]  # noqa: E731
     (failed,) = wait(lambda: new("failed"), 120)
     assert failed.failed_node == "finetune"
     commands.change("finetune.training.labels", TINY["finetune"]["training"]["labels"])
-    state = lambda: httpx.get(f"{services.api_url}/flow_runs/{run['id']}", trust_env=False).json()["state"]["type"]  # noqa: E731
+    state = lambda: ask(services, f"flow_runs/{run['id']}")["state"]["type"]  # noqa: E731
     wait(lambda: state() == "FAILED", 30)
     retry = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
     ask(services, f"flow_runs/{run['id']}/set_state", {"state": retry})  # what the button sends

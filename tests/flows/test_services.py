@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from flows.prefect_server import PrivateServer, answers, listen
+from flows.access import Access
+from flows.prefect_server import PrivateServer
+from flows.server import answers, listen
 from flows.services import Part, Services, down, environment, prefect_server, running, tracking_uri, up
 from tasks.core.errors import StageError
 
@@ -32,8 +35,8 @@ def services(home: Path) -> Iterator[Services]:
     assert first.started == ("prefect", "mlflow", "worker")
     yield first
     now = running(home) or first
-    processes = [process for part in now.parts for process in part.session()]
-    assert len(processes) >= 4, "Prefect, MLflow, its server process, and the worker"
+    processes = [process for part in now.parts if (process := part.process())]
+    assert len(processes) == 3, "Prefect, MLflow and the worker"
     assert set(down(home)) == {"prefect", "mlflow", "worker"}
     assert not any(process.is_running() for process in processes)
     assert running(home) is None
@@ -46,6 +49,11 @@ def no_server_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+def let_in(home: Path) -> dict[str, Any]:
+    """What a request to a server of this home needs."""
+    return {"headers": {"Authorization": Access.of(home).authorization}, "trust_env": False}
+
+
 def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -56,9 +64,9 @@ def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
 
 
 def test_everything_answers_when_up_returns(home: Path, services: Services) -> None:
-    assert answers(f"{services.api_url}/health")
-    assert answers(f"{services.mlflow_url}/health")
-    pool = httpx.get(f"{services.api_url}/work_pools/nightschool", trust_env=False).json()
+    assert answers(home, f"{services.api_url}/health")
+    assert answers(home, f"{services.mlflow_url}/health")
+    pool = httpx.get(f"{services.api_url}/work_pools/nightschool", **let_in(home)).json()
     assert (pool["type"], pool["status"]) == ("process", "READY")
     assert tracking_uri(home) == services.mlflow_url
 
@@ -69,12 +77,12 @@ def test_all_state_lies_in_the_home_folder(home: Path, services: Services) -> No
     assert Path(environment(home, services.api_url or "")["PREFECT_HOME"]).is_relative_to(home)
 
 
-def test_artifacts_are_served_by_mlflow(services: Services) -> None:
+def test_artifacts_are_served_by_mlflow(home: Path, services: Services) -> None:
     experiment = httpx.post(
-        f"{services.mlflow_url}/api/2.0/mlflow/experiments/create", json={"name": "served"}, trust_env=False
+        f"{services.mlflow_url}/api/2.0/mlflow/experiments/create", json={"name": "served"}, **let_in(home)
     ).json()
     found = httpx.get(
-        f"{services.mlflow_url}/api/2.0/mlflow/experiments/get", params=experiment, trust_env=False
+        f"{services.mlflow_url}/api/2.0/mlflow/experiments/get", params=experiment, **let_in(home)
     ).json()["experiment"]
     assert found["artifact_location"].startswith("mlflow-artifacts:/")
 
@@ -127,18 +135,18 @@ def test_without_up_runs_get_a_private_server_until_they_end(home: Path, service
     ):
         made.backup(copy)  # spares the 5 s in which a database is created
     with pytest.raises(KeyboardInterrupt), prefect_server(tmp_path) as api_url:
-        assert answers(f"{api_url}/health")
+        assert answers(tmp_path, f"{api_url}/health")
         raise KeyboardInterrupt
-    assert not answers(f"{api_url}/health")
+    assert not answers(tmp_path, f"{api_url}/health")
     assert running(tmp_path) is None
     assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def test_private_servers_that_start_at_once_create_one_database(tmp_path: Path) -> None:
     with PrivateServer.start(tmp_path) as one, PrivateServer.start(tmp_path) as other:
-        assert answers(f"{one.wait()}/health")
-        flow = httpx.post(f"{one.api_url}/flows/", json={"name": "seen by both"}, trust_env=False).json()
-        assert httpx.get(f"{other.wait()}/flows/{flow['id']}", trust_env=False).json()["name"] == "seen by both"
+        assert answers(tmp_path, f"{one.wait()}/health")
+        flow = httpx.post(f"{one.api_url}/flows/", json={"name": "seen by both"}, **let_in(tmp_path)).json()
+        assert httpx.get(f"{other.wait()}/flows/{flow['id']}", **let_in(tmp_path)).json()["name"] == "seen by both"
 
 
 def test_a_private_server_ends_with_its_killed_parent(home: Path, services: Services) -> None:
@@ -151,10 +159,10 @@ def test_a_private_server_ends_with_its_killed_parent(home: Path, services: Serv
         assert parent.stdout
         api_url = parent.stdout.readline().strip()
         [server] = psutil.Process(parent.pid).children()
-        assert answers(f"{api_url}/health")
+        assert answers(home, f"{api_url}/health")
         parent.kill()
     assert eventually(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
-    assert not answers(f"{api_url}/health")
+    assert not answers(home, f"{api_url}/health")
 
 
 def test_a_start_that_fails_names_the_log_and_leaves_nothing_running(tmp_path: Path) -> None:
@@ -183,7 +191,5 @@ def test_down_spares_a_process_that_only_has_the_pid(tmp_path: Path) -> None:
 
 
 def test_the_next_free_port_is_taken() -> None:
-    with listen() as taken:
-        port = taken.getsockname()[1]
-        with listen(port) as following:
-            assert port < following.getsockname()[1] < port + 100
+    with listen() as taken, listen(taken.number) as following:
+        assert taken.number < following.number < taken.number + 100

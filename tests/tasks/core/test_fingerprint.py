@@ -127,7 +127,8 @@ REACHED = {
         ["a.f", "stage.f"],
     ),
     "a condition": (
-        "import sys\nfrom mine.a import N\nif sys.platform == N:\n    def f(): pass\nelse:\n    f = None\ndef work(): f()",
+        "import sys\nfrom mine.a import N\nif sys.platform == N:\n    def f(): pass\nelse:\n    f = None\n"
+        "def work(): f()",
         "N = 'linux'",
         ["a.N", "stage.f"],
     ),
