@@ -47,7 +47,7 @@ class Reachable:
                 self.reach(item)
         elif isinstance(value, property):
             self._all((value.fget, value.fset))
-        elif isinstance(value, staticmethod | classmethod) or isinstance(value, types.MethodType):
+        elif isinstance(value, staticmethod | classmethod | types.MethodType):
             self.reach(value.__func__)
         elif typing.get_origin(value) is not None or isinstance(value, types.UnionType):
             self._all((*typing.get_args(value), *getattr(value, "__metadata__", ())))
@@ -127,10 +127,8 @@ class Reachable:
         for instruction in following:
             if not isinstance(value, types.ModuleType):
                 break
-            if (
-                instruction.opname not in ("LOAD_ATTR", "LOAD_METHOD")
-                or value.__name__.partition(".")[0] not in PROJECT
-            ):
+            own = value.__name__.partition(".")[0] in PROJECT
+            if not own or instruction.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
                 return
             value = getattr(value, instruction.argval)
         self.reach(value)

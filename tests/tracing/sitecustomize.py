@@ -31,9 +31,9 @@ def observe(frame: FrameType, event: str, argument: Any) -> None:
 
 def hear(event: str, arguments: tuple[Any, ...]) -> None:
     """An audit hook: data files of the project, as line 0."""
-    if event == "open" and str(arguments[0]).startswith(PACKAGES) and not str(arguments[0]).endswith(CODE):
-        if node := os.environ.get("TRACED_NODE", ""):
-            write_down(node, str(arguments[0]), 0)
+    node = os.environ.get("TRACED_NODE", "")
+    if node and event == "open" and str(arguments[0]).startswith(PACKAGES) and not str(arguments[0]).endswith(CODE):
+        write_down(node, str(arguments[0]), 0)
 
 
 def write_down(node: str, path: str, line: int) -> None:
