@@ -16,6 +16,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.incidents import read_incidents
+from tasks.core.digest import digest
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact, Reference
 from tasks.documents import document_files
@@ -303,7 +304,7 @@ def _describe(node: Node) -> dict[str, Any]:
             ("settings", settings),
             ("files", files),
             ("libraries", list(manifest.libraries.items())),
-            ("code", list(manifest.code.items())),
+            ("code", [("symbols and files", f"{len(manifest.code):,}"), ("digest", digest(manifest.code)[:12])]),
         ]
     return {"stage": node.reference.stage, "digest": node.reference.digest, "sections": sections}
 
