@@ -37,6 +37,8 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _CLOSED = (*_DEFINITIONS, ast.Lambda)
+_PLAIN_DECORATORS = (("classmethod",), ("staticmethod",), ("property",))
+"""They look at no annotation."""
 _ATTEMPTS = 3
 _parsing = threading.Lock()
 
@@ -514,12 +516,13 @@ class _Uses:
 
     def _visit_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._visit_all(node.decorator_list)
-        self._visit_arguments(node.args, annotated=bool(node.decorator_list))
+        acting = any(_chain(part) not in _PLAIN_DECORATORS for part in node.decorator_list)
+        self._visit_arguments(node.args, annotated=acting)
         if not self._scopes:
             collected = _Uses(Content(), self.package)
             collected._annotations(node)
             self.content.annotations |= collected.content.uses
-        if node.decorator_list and node.returns:
+        if acting and node.returns:
             self._visit_annotation(node.returns)
         body = without_docstrings(node.body)
         bound, aliases = _locals(body, self.package)

@@ -3,6 +3,7 @@
 Knows nothing of how fingerprints are made (those read files and import nothing), so the two check each other.
 """
 
+import contextlib
 import dis
 import importlib
 import re
@@ -38,7 +39,8 @@ class Reachable:
             self._class(value)
         elif isinstance(value, str):
             if match := ENTRY.fullmatch(value):
-                self.reach(getattr(importlib.import_module(match[1]), match[2]))
+                with contextlib.suppress(ModuleNotFoundError):  # pydantic's names of schemas look alike
+                    self.reach(getattr(importlib.import_module(match[1]), match[2]))
         elif isinstance(value, Mapping):
             for item in list(value.values()):
                 self.reach(item)
