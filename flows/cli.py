@@ -26,7 +26,9 @@ RecipeArgument = Annotated[Path, typer.Argument(help="A recipe's path, or the na
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 Keep = Annotated[
     list[str] | None,
-    typer.Option("--keep", metavar="STAGE", help="Accept this stage's old output although its code has changed."),
+    typer.Option(
+        "--keep", metavar="STAGE", help="Accept this stage's old output although its code or libraries have changed."
+    ),
 ]
 
 

@@ -16,6 +16,7 @@ from flows.interactions import interaction_shards
 from flows.pretrain import Pretrained, pretrain
 from flows.recipe import ImagesRecipe, InteractionsRecipe, Recipe, TextRecipe
 from flows.session import open_session
+from tasks.core.stage import check_stage_names
 from tasks.core.store import Artifact
 from tasks.report import ReportSettings, report
 
@@ -77,9 +78,10 @@ def nightly(recipe: str, keep: list[str] | None = None, night_id: str | None = N
 
     Args:
         recipe: path of the recipe, or the name of one that ships.
-        keep: stages whose old output is accepted although their code has changed.
+        keep: stages whose old output is accepted although their code or libraries have changed.
         night_id: the night to go on with; without it a retry of this flow run finds its own, and a new run begins one.
     """
+    check_stage_names(keep or ())
     with open_session(Path(recipe), frozenset(keep or ()), night_id) as session:
         check(session.recipe)  # a night that cannot end well ends now, and stands in the ledger
         released = night(session.recipe)

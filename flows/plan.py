@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.spec import HubModel, ModelConfig
-from tasks.core.run import CODE_AND_LIBRARIES, flat
+from tasks.core.run import flat
 from tasks.core.stage import Call
 from tasks.core.store import Artifact, Request, Store, find_damage, run_of
 from tasks.pretrain import fresh_shape, shape
@@ -47,9 +47,9 @@ class Plan:
     def call(self, call: Call) -> Artifact:
         """Say what would happen; the answer is the artifact that stands, or a promise of one."""
         request = call.request()
-        record = self.store.record(request.key)
-        if record is None and call.settled and call.stage.external:
-            record = self.store.nearly_answered(request, CODE_AND_LIBRARIES)
+        record = self.store.record(request)
+        if record is None and call.accepts_old(None):
+            record = self.store.acceptable(request)
         if record is not None:
             artifact = self.store.get(record.reference)
             damage = find_damage(artifact, sampled_bytes=0)
@@ -115,17 +115,30 @@ def _summarised(call: Call, differences: list[str]) -> list[str]:
 
 
 def differences(had: Request, wanted: Request, ignored_inputs: list[str]) -> list[str]:
-    """What differs between two requests of one stage: the changed modules by name, other fields as `old -> new`."""
+    """What differs between two requests of one stage: symbols and files of the code by name, other fields as
+    `old -> new`."""
     before, after = _fields(had), _fields(wanted)
     ignored = {f"input {name}" for name in ignored_inputs}
     names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     found = [
         f"{name}: {_short(before.get(name))} -> {_short(after.get(name))}" for name in names if name not in ignored
     ]
-    modules = sorted(
-        name for name in had.code.keys() | wanted.code.keys() if had.code.get(name) != wanted.code.get(name)
-    )
-    return found + ([f"code of {', '.join(modules)} changed"] if modules else [])
+    return found + _differing_code(had.code, wanted.code)
+
+
+def _differing_code(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """What changed first: it is the reason for most of what was added or removed."""
+    by_kind = {
+        "changed": sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
+        "added": sorted(after.keys() - before.keys()),
+        "removed": sorted(before.keys() - after.keys()),
+    }
+    return [f"code of {_some(names)} {kind}" for kind, names in by_kind.items() if names]
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - SHOWN_DIFFERENCES
+    return ", ".join(names[:SHOWN_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _fields(request: Request) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def pretrain(recipe: TextRecipe, corpus: Corpus) -> Pretrained:
     tokens = teaching(corpus.tokens)
     previous = find_trunk(tokens, corpus.tokenizer, recipe.pretrain)
     model = train.run(tokens, corpus.tokenizer, previous, recipe.pretrain)
-    evaluation = evaluate.run(corpus.tokens, corpus.tokenizer, model, recipe.pretrain.origin, recipe.evaluate)
-    exported = export.run(model, corpus.tokenizer)
+    origin = recipe.pretrain.origin
+    evaluation = evaluate.run(corpus.tokens, corpus.tokenizer, model, origin, recipe.evaluate)
+    exported = export.run(model, corpus.tokenizer, origin)
     return Pretrained(model, evaluation, exported)

@@ -29,7 +29,7 @@ def find_trunk(tokens: Snapshot, tokenizer: Artifact, settings: PretrainSettings
     store = context.get().store
     for artifact in newest_first:
         arguments = {"tokens": tokens, "tokenizer": tokenizer, "previous": artifact, "settings": settings}
-        if store.record(Call(pretrain, pretrain.name, arguments).request().key):
+        if store.record(Call(pretrain, pretrain.name, arguments).request()):
             return artifact
     return newest_first[0]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from models.foreign import Model
+if TYPE_CHECKING:
+    from models.foreign import Model
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ Weights come from safetensors alone, never from a pickle, and no code from a mod
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -130,7 +131,7 @@ def empty_foreign(folder: Path, config: HubModel) -> Foreign:
     return Foreign(_auto_class(config).from_config(described, dtype=torch.float32), config)
 
 
-def save_foreign(folder: Path, model: Foreign, weights: dict[str, Tensor]) -> None:
+def save_foreign(folder: Path, model: Foreign, weights: Mapping[str, Tensor]) -> None:
     """Write config.json, generation_config.json and model.safetensors as `transformers` does.
 
     Args:

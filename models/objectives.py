@@ -9,20 +9,23 @@ of 1/32. That costs nothing measurable, since torch's bf16 cross entropy turns i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.data import Batch
-from models.foreign import Model
-from models.spec import FitSpec, LabelledExamples, MaskedToken
-from models.transformer import Transformer
+from models.named import ByName
+from models.spec import FitSpec, LabelledExamples
+
+if TYPE_CHECKING:
+    from models.foreign import Model
+    from models.transformer import Transformer
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 """Mean cross entropy in nats, a float32 scalar."""
-Surprise = Callable[[Model, Tensor, Tensor], Tensor]
+Surprise = Callable[["Model", Tensor, Tensor], Tensor]
 """What `mean_surprise` is, plain or compiled."""
 
 
@@ -33,19 +36,18 @@ def loss_for(spec: FitSpec, compiled: Callable[[Surprise], Surprise] | None = No
     predict it.
     """
     if isinstance(spec.data, LabelledExamples):
-        return cast(Loss, classification_loss)
-    masked = isinstance(spec.data.objective, MaskedToken)
-    if (spec.model.attention == "bidirectional") != masked:
-        needed = "bidirectional" if masked else "causal"
+        return LOSSES[spec.data.task]
+    objective = spec.data.objective
+    if spec.model.attention != objective.attention:
         raise ValueError(
-            f"The objective {spec.data.objective.kind} needs attention: {needed}, and the model's is "
+            f"The objective {objective.kind} needs attention: {objective.attention}, and the model's is "
             f"{spec.model.attention}: change one of them."
         )
-    whole = masked_token_loss if masked else next_token_loss
+    whole = LOSSES[objective.kind]
     if compiled is None:
-        return cast(Loss, whole)
+        return whole
     surprise = compiled(mean_surprise)
-    return cast(Loss, lambda model, batch: whole(model, batch, surprise))
+    return lambda model, batch: whole(model, batch, surprise)
 
 
 def mean_surprise(model: Model, states_ND: Tensor, targets_N: Tensor) -> Tensor:
@@ -87,3 +89,11 @@ def at_positions(states_BTD: Tensor, picked_BK: Tensor) -> Tensor:
     B, T, _ = states_BTD.shape
     rows_BK = picked_BK + T * torch.arange(B, device=picked_BK.device)[:, None]
     return states_BTD.flatten(0, 1).index_select(0, rows_BK.flatten())
+
+
+LOSSES: ByName[Callable[..., Tensor]] = {
+    "next_token": next_token_loss,
+    "masked_token": masked_token_loss,
+    "classification": classification_loss,
+}
+"""By what is learnt."""

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
-from models.spec import Optimisation
+from models.named import load
+from models.spec import ALGORITHMS, Optimisation
 
 _MOMENTUM = 0.95  # as Jordan et al. and Moonlight; torch's default as well
 _QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -45,7 +46,17 @@ def optimizer_for(model: nn.Module, settings: Optimisation) -> torch.optim.Optim
     so that a step after `zero_grad` moves nothing and forgets nothing.
     """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    hidden = hidden_matrices(model) if settings.algorithm == "muon" else []
+    return load(ALGORITHMS[settings.algorithm])(model, learning, settings)
+
+
+def adamw(model: nn.Module, learning: Sequence[nn.Parameter], settings: Optimisation) -> torch.optim.Optimizer:
+    """AdamW for all of them."""
+    return _adamw(learning, settings)
+
+
+def muon(model: nn.Module, learning: Sequence[nn.Parameter], settings: Optimisation) -> torch.optim.Optimizer:
+    """Muon for the hidden matrices, where there are any, and AdamW for the rest."""
+    hidden = hidden_matrices(model)
     by_muon = {id(parameter) for parameter in hidden}
     rest = [parameter for parameter in learning if id(parameter) not in by_muon]
     return MuonWithAdamW(hidden, rest, settings) if hidden else _adamw(rest, settings)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.folder import load_config
-from models.foreign import Foreign, Model, load_foreign, save_foreign
+from models.foreign import load_foreign, save_foreign
 from models.hub import load_hub_model
-from models.spec import HubModel
+from models.named import ByName
 from models.transformer import Transformer
+
+if TYPE_CHECKING:
+    from models.foreign import Foreign, Model
+    from models.spec import ModelConfig
 
 
 def save_model(folder: Path, model: Model, weights: Mapping[str, Tensor]) -> None:
@@ -26,21 +31,12 @@ def save_model(folder: Path, model: Model, weights: Mapping[str, Tensor]) -> Non
         model: gives the shape.
         weights: as in its state_dict; perhaps gathered from several devices.
     """
-    if isinstance(model, Foreign):
-        save_foreign(folder, model, dict(weights))
-        return
-    save_config(folder, model)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / "model.safetensors"
-    )
+    SAVED[model.config.family](folder, model, weights)
 
 
 def save_config(folder: Path, model: Model) -> None:
     """Write config.json alone: what the folder of a trunk needs beside its checkpoint."""
-    if isinstance(model, Foreign):
-        model.hub.config.save_pretrained(folder)
-    else:
-        (folder / "config.json").write_text(json.dumps(model.config.model_dump(), indent=2) + "\n")
+    DESCRIBED[model.config.family](folder, model)
 
 
 def load_model(folder: Path) -> Model:
@@ -49,10 +45,37 @@ def load_model(folder: Path) -> Model:
     Raises ValueError when there is none that can be used here (models/folder.py, models/foreign.py).
     """
     config = load_config(folder)
-    if isinstance(config, HubModel):
-        return load_foreign(folder, config)
+    return LOADED[config.family](folder, config)
+
+
+def _save_ours(folder: Path, model: Transformer, weights: Mapping[str, Tensor]) -> None:
+    save_config(folder, model)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / "model.safetensors"
+    )
+
+
+def _describe_ours(folder: Path, model: Transformer) -> None:
+    (folder / "config.json").write_text(json.dumps(model.config.model_dump(), indent=2) + "\n")
+
+
+def _describe_foreign(folder: Path, model: Foreign) -> None:
+    model.hub.config.save_pretrained(folder)
+
+
+def _load_ours(folder: Path, config: ModelConfig) -> Model:
     if "model_type" in json.loads((folder / "config.json").read_bytes()):
         return load_hub_model(folder)
     model = Transformer(config)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model
+
+
+SAVED: ByName[Callable[[Path, Any, Mapping[str, Tensor]], None]] = {"transformer": _save_ours, "foreign": save_foreign}
+"""What writes a model, by family."""
+
+DESCRIBED: ByName[Callable[[Path, Any], None]] = {"transformer": _describe_ours, "foreign": _describe_foreign}
+"""What writes a model's config.json, by family."""
+
+LOADED: ByName[Callable[[Path, Any], Model]] = {"transformer": _load_ours, "foreign": load_foreign}
+"""What reads a model, by family."""

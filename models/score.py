@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,10 +11,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.data import Examples
-from models.foreign import Model
-from models.hardware import Arithmetic
-from models.transformer import Transformer
+if TYPE_CHECKING:
+    from models.data import Examples
+    from models.foreign import Model
+    from models.hardware import Arithmetic
+    from models.transformer import Transformer
 
 _LOGITS = 1 << 21
 """Logits held at once: 8 MB."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import log2
 from typing import Literal, NamedTuple
 
+from models.named import ByName
 from models.spec import ModelConfig
 
 HIGHEST_RATE = 2.0**-7
@@ -44,7 +45,7 @@ class Size(NamedTuple):
         return {**self._asdict(), "heads": heads, "kv_heads": heads // 2 if shared else heads}
 
 
-SIZES = {
+SIZES: ByName[Size] = {
     "tiny": Size(2, 128, 256),
     "mini": Size(4, 256, 256),
     "small": Size(4, 512, 512),

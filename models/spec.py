@@ -6,9 +6,11 @@ Light on purpose (pydantic only): the stages that write a spec, and `plan`, must
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.named import ByName, chosen_by, one_of
 
 
 class Frozen(BaseModel):
@@ -21,6 +23,7 @@ class ModelConfig(Frozen):
     """The shape of the transformer; every field is one of Hugging Face's Qwen3Config or EuroBertConfig under a plainer
     name (see models/hub.py)."""
 
+    family: ClassVar[str] = "transformer"
     attention: Literal["causal", "bidirectional"] = "causal"
     """Whether a token sees only what precedes it (GPT; Qwen3) or all of its window (BERT; EuroBERT)."""
     tied: bool = True
@@ -102,6 +105,7 @@ class HubModel(Frozen):
     Found by models/folder.py from the folder it starts from, which a FitSpec must then name.
     """
 
+    family: Literal["foreign"] = "foreign"
     architecture: str
     """What config.json calls model_type, such as gpt2."""
     attention: Literal["causal", "bidirectional"]
@@ -114,15 +118,22 @@ class HubModel(Frozen):
     """It has no classification head."""
 
 
+SHAPES: ByName[type[Frozen]] = {"transformer": ModelConfig, "foreign": HubModel}
+"""What describes a model, by family."""
+
+
 class NextToken(Frozen):
     """Every token is predicted from those before it."""
 
+    attention: ClassVar[str] = "causal"
+    """What a token may see so that this is no copying."""
     kind: Literal["next_token"] = "next_token"
 
 
 class MaskedToken(Frozen):
     """Hidden tokens are predicted from all the others (Devlin et al. 2018, BERT)."""
 
+    attention: ClassVar[str] = "bidirectional"
     kind: Literal["masked_token"] = "masked_token"
     mask_token: int = Field(ge=0)
     """The id that hides a token."""
@@ -131,6 +142,19 @@ class MaskedToken(Frozen):
     corruption: Literal["bert", "mask"] = "bert"
     """What stands in the place of a predicted token. bert: the mask in 80 of 100, a random token in 10, itself in 10
     (section 3.1); mask: always the mask."""
+
+
+OBJECTIVES: ByName[type[Frozen]] = {"next_token": NextToken, "masked_token": MaskedToken}
+"""What describes an objective of language modelling, by name."""
+
+ALGORITHMS: ByName[str] = {"adamw": "models.optim:adamw", "muon": "models.optim:muon"}
+"""What makes an optimizer, by name."""
+
+if TYPE_CHECKING:
+    Shape = ModelConfig | HubModel
+    Objective = NextToken | MaskedToken
+else:  # at run time the tables say what there is, so that another entry concerns nobody else
+    Shape = Objective = Any
 
 
 class Source(Frozen):
@@ -154,7 +178,7 @@ class TokenStream(Frozen):
     """What is mixed; one source is simply read."""
     digest: str
     """Of the snapshot; a checkpoint of another one is refused."""
-    objective: Annotated[NextToken | MaskedToken, Field(discriminator="kind")] = NextToken()
+    objective: Annotated[Objective, chosen_by("kind", OBJECTIVES, "next_token")] = NextToken()
     """What is predicted."""
     document_mask: bool = False
     """Whether a token sees only tokens of its own document; positions then count from the document's beginning."""
@@ -164,6 +188,7 @@ class LabelledExamples(Frozen):
     """Labelled documents: classification."""
 
     kind: Literal["examples"] = "examples"
+    task: ClassVar[str] = "classification"
     train: Path
     """Arrow IPC file with columns `tokens` and `label`."""
     rows: tuple[int, ...]
@@ -177,7 +202,7 @@ class LabelledExamples(Frozen):
 class Optimisation(Frozen):
     """How the weights move; the schedule's shape is in models/optim.py."""
 
-    algorithm: Literal["adamw", "muon"] = "adamw"
+    algorithm: Annotated[str, one_of(ALGORITHMS)] = "adamw"
     """muon: the hidden matrices by Muon, all else by AdamW."""
     learning_rate: float = Field(gt=0)
     """The peak."""
@@ -226,7 +251,7 @@ class Machine(Frozen):
 class FitSpec(Frozen):
     """One training, complete: what `python -m models.fit spec.json` reads."""
 
-    model: ModelConfig | HubModel
+    model: Annotated[Shape, chosen_by("family", SHAPES, "transformer")]
     data: Annotated[TokenStream | LabelledExamples, Field(discriminator="kind")]
     optimisation: Optimisation
     steps: int = Field(gt=0)

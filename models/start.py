@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from models.foreign import Model, empty_foreign, load_foreign
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from models.foreign import empty_foreign, load_foreign
+from models.named import ByName
 from models.saved import load_model
 from models.spec import FitSpec, HubModel, ModelConfig, TokenStream
 from models.transformer import Transformer, fresh
+
+if TYPE_CHECKING:
+    from models.foreign import Model
 
 
 def initial_model(spec: FitSpec) -> Model:
@@ -15,11 +25,17 @@ def initial_model(spec: FitSpec) -> Model:
 
     Raises ValueError when the starting point is not of the spec's shape or cannot be loaded (models/saved.py).
     """
-    model = _hub_model(spec, spec.model) if isinstance(spec.model, HubModel) else _our_model(spec, spec.model)
+    model = FIRST[spec.model.family](spec, spec.model)
     if spec.trained == "head":
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith("classifier")
     return model
+
+
+def original(config: ModelConfig | HubModel, folder: Path, origin: Path | None, seed: int) -> Model:
+    """The model in `folder`, which has this config, before its training: with the weights in the folder `origin`, or
+    ones that have learnt nothing."""
+    return ORIGINAL[config.family](config, folder, origin, seed)
 
 
 def _hub_model(spec: FitSpec, config: HubModel) -> Model:
@@ -53,3 +69,28 @@ def _our_model(spec: FitSpec, config: ModelConfig) -> Model:
             {name: weights.get(name, fresh_value) for name, fresh_value in model.state_dict().items()}
         )
     return model
+
+
+def _our_original(config: ModelConfig, folder: Path, origin: Path | None, seed: int) -> Model:
+    model = fresh(config, seed)
+    if origin:
+        model.load_state_dict(load_model(origin).state_dict())
+    return model
+
+
+def _hub_original(config: HubModel, folder: Path, origin: Path | None, seed: int) -> Model:
+    if origin:
+        return load_foreign(origin, config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return empty_foreign(folder, config)
+
+
+FIRST: ByName[Callable[[FitSpec, Any], Model]] = {"transformer": _our_model, "foreign": _hub_model}
+"""What makes the weights before the first step, by family."""
+
+ORIGINAL: ByName[Callable[[Any, Path, Path | None, int], Model]] = {
+    "transformer": _our_original,
+    "foreign": _hub_original,
+}
+"""What makes the model that a trained one was before, by family."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -35,7 +35,6 @@ from models.checkpoint import (
     seed_random,
 )
 from models.data import Batch
-from models.foreign import Model
 from models.guard import SpikeGuard
 from models.heartbeat import beat
 from models.incidents import Incident
@@ -44,6 +43,9 @@ from models.optim import learning_rate, optimizer_for
 from models.progress import Progress, Report, now_ms
 from models.ranks import Ranks
 from models.spec import FitSpec
+
+if TYPE_CHECKING:
+    from models.foreign import Model
 
 SAVE_EVERY_S = 120.0
 """Between two checkpoints, where the settings do not count steps: what a kill costs."""

@@ -31,7 +31,7 @@ class BaselineSettings(BaseModel):
     """Chooses them, balanced over the classes."""
 
 
-@stage(version=1, libraries=("numpy", "scikit-learn"))
+@stage(version=1)
 def baseline(examples: Artifact, settings: BaselineSettings, out: Path, log: StageLog) -> Metrics:
     """Write predictions.parquet (doc_id, label, predicted) on the test examples; metrics hold the accuracy.
 

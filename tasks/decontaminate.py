@@ -61,7 +61,7 @@ def take_evaluation_inventory(settings: DecontaminateSettings) -> EvaluationInve
     return take_stock(settings.sets)
 
 
-@stage(version=1, libraries=("numba", "polars", "pyarrow"))
+@stage(version=1)
 def decontaminate(
     documents: Artifact,
     evaluation: EvaluationInventory,

@@ -88,7 +88,7 @@ class IndexRecord(BaseModel):
         return self.start + sum(self.counts)
 
 
-@stage(version=2, libraries=("numba", "polars", "pyarrow"))
+@stage(version=2)
 def deduplicate(
     documents: Artifact,
     history: tuple[Artifact, ...],

@@ -66,9 +66,7 @@ class EvaluateSettings(BaseModel):
         return gaps
 
 
-@stage(
-    version=2, libraries=("torch", "numpy"), modules=("models.score", "models.generate", "models.fill", "models.saved")
-)
+@stage(version=2)
 def evaluate(
     tokens: Snapshot,
     tokenizer: Artifact,
@@ -89,14 +87,15 @@ def evaluate(
     """
     from models.hardware import device
     from models.saved import load_model
+    from models.start import original
 
     chosen, sequences = _choose_documents(shards_of(tokens, "heldout"), settings)
     if not sequences:
         raise UserError("There is nothing to evaluate on: hold out a larger share of documents.")
     trained = load_model(model.path).to(device())
-    original = _original(trained, model.path, origin, settings.seed).to(device())
+    before_training = original(trained.config, model.path, origin.folder, settings.seed).to(device())
     measure = measure_of(trained)
-    before = _judge(original, sequences, chosen, tokenizer, settings)
+    before = _judge(before_training, sequences, chosen, tokenizer, settings)
     log.progress(1, 2, "models")
     after = _judge(trained, sequences, chosen, tokenizer, settings)
     log.progress(2, 2, "models")
@@ -155,26 +154,6 @@ def _judge(
         "all": _interval(bits, sizes, unit, settings.seed),
         "sources": {name: _interval(bits[own], sizes[own], unit, settings.seed) for name, own in parts.items()},
     }
-
-
-def _original(trained: Model, folder: Path, origin: Origin, seed: int) -> Model:
-    """The model in `folder` before its training: with the weights of the origin, or ones that have learnt nothing."""
-    import torch
-
-    from models.foreign import Foreign, empty_foreign, load_foreign
-    from models.saved import load_model
-    from models.transformer import fresh
-
-    if isinstance(trained, Foreign):
-        if origin.folder:
-            return load_foreign(origin.folder, trained.config)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return empty_foreign(folder, trained.config)
-    model = fresh(trained.config, seed)
-    if origin.folder:
-        model.load_state_dict(load_model(origin.folder).state_dict())
-    return model
 
 
 def measure_of(model: Model) -> str:

@@ -81,7 +81,7 @@ class ExamplesSettings(BaseModel):
         return self
 
 
-@stage(version=1, libraries=("numpy", "polars", "pyarrow", "tokenizers"))
+@stage(version=1)
 def examples(documents: Snapshot, tokenizer: Artifact, settings: ExamplesSettings, out: Path, log: StageLog) -> Metrics:
     """Write train.arrow and test.arrow (doc_id, text, label, tokens) and labels.json, the names in label order.
 

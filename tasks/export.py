@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.named import ByName
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.tokens.vocabulary import end_of_text_id, mask_id, padding_id
+from tasks.training.starting import Origin
 
 if TYPE_CHECKING:
     from models.foreign import Model
@@ -18,8 +21,8 @@ PRODUCTS = ("losses.parquet", "incidents.json", "metrics.json", "manifest.json",
 """What a pre-training writes beside the model."""
 
 
-@stage(version=1, libraries=("safetensors",), modules=("models.hub", "models.saved"))
-def export(model: Artifact, tokenizer: Artifact, out: Path, log: StageLog) -> Metrics:
+@stage(version=1)
+def export(model: Artifact, tokenizer: Artifact, origin: Origin, out: Path, log: StageLog) -> Metrics:
     """Write a model's folder: config, weights (float32), tokenizer, generation defaults and a model card.
 
     A causal model is a Qwen3ForCausalLM, a bidirectional one a EuroBertForMaskedLM; one that came from elsewhere keeps
@@ -28,7 +31,7 @@ def export(model: Artifact, tokenizer: Artifact, out: Path, log: StageLog) -> Me
     from models.saved import load_model
 
     trained = load_model(model.path)
-    _save(out, trained, model, tokenizer)
+    WRITTEN[origin.family](out, trained, model, tokenizer)
     for path in sorted(tokenizer.path.glob("*token*.json")):
         shutil.copyfile(path, out / path.name)
     weights = sum(parameter.numel() for parameter in trained.parameters())
@@ -41,16 +44,25 @@ def export(model: Artifact, tokenizer: Artifact, out: Path, log: StageLog) -> Me
     return {"weights": weights, "bytes": sum(path.stat().st_size for path in out.iterdir())}
 
 
-def _save(out: Path, trained: Model, model: Artifact, tokenizer: Artifact) -> None:
+def _write_ours(out: Path, trained: Model, model: Artifact, tokenizer: Artifact) -> None:
     from models.hub import save_hub_model
     from models.transformer import Transformer
 
-    if not isinstance(trained, Transformer):
-        for path in sorted(path for path in model.path.iterdir() if path.is_file() and path.name not in PRODUCTS):
-            shutil.copyfile(path, out / path.name)
-        return
+    assert isinstance(trained, Transformer)
     mask = mask_id(tokenizer) if trained.config.attention == "bidirectional" else None
     save_hub_model(out, trained, end_token=end_of_text_id(tokenizer), pad_token=padding_id(tokenizer), mask_token=mask)
+
+
+def _copy_theirs(out: Path, trained: Model, model: Artifact, tokenizer: Artifact) -> None:
+    for path in sorted(path for path in model.path.iterdir() if path.is_file() and path.name not in PRODUCTS):
+        shutil.copyfile(path, out / path.name)
+
+
+WRITTEN: ByName[Callable[[Path, Model, Artifact, Artifact], None]] = {
+    "transformer": _write_ours,
+    "foreign": _copy_theirs,
+}
+"""What writes the folder, by family."""
 
 
 def _card(model: Artifact, tokenizer: Artifact, what: str, causal: bool) -> str:

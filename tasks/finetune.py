@@ -68,7 +68,7 @@ class FinetuneSettings(BaseModel):
         return self
 
 
-@stage(version=1, libraries=("torch", "pytorch-lightning"), modules=("models.fit",))
+@stage(version=1, runs=("models.fit:fit",), names=("transformer", "adamw"))
 def finetune(
     examples: Artifact,
     tokenizer: Artifact,

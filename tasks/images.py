@@ -93,7 +93,7 @@ def take_images_inventory(settings: ImagesSettings) -> ImagesInventory:
     return ImagesInventory(files=tuple(list_files(source.name, source.paths, FORMATS) for source in settings.sources))
 
 
-@stage(version=1, libraries=("numba", "numpy", "pillow", "polars", "pyarrow"))
+@stage(version=1)
 def images(
     inventory: ImagesInventory,
     history: tuple[Artifact, ...],

@@ -68,7 +68,7 @@ def take_inventory(settings: IngestSettings) -> Inventory:
     return Inventory(stocks=tuple(source.take_stock() for source in settings.sources))
 
 
-@stage(version=2, libraries=("pyarrow", "resiliparse"), external=True)
+@stage(version=2, external=True)
 def ingest(inventory: Inventory, settings: IngestSettings, out: Path, log: StageLog, batches: Batches) -> Metrics:
     """Write documents-*.parquet (doc_id, text, source) and rejects.parquet (path, row, reason).
 

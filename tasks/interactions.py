@@ -79,7 +79,7 @@ def take_interactions_inventory(settings: InteractionsSettings) -> InteractionsI
     )
 
 
-@stage(version=1, libraries=("polars", "pyarrow"))
+@stage(version=1)
 def interactions(
     inventory: InteractionsInventory,
     vocabulary: Artifact | None,

@@ -8,12 +8,14 @@ cannot). A night then costs the tokens of that night, whatever was learnt before
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from blake3 import blake3
 from pydantic import ValidationError
 
 from models.incidents import read_incidents
+from models.named import ByName
 from models.spec import FitSpec, HubModel, Machine, MaskedToken, ModelConfig, NextToken, Optimisation, TokenStream
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
@@ -27,7 +29,7 @@ from tasks.training.settings import ATTENTION, PretrainSettings
 from tasks.training.starting import model_at, partitions_of, starting_model, trunk_of
 
 
-@stage(version=1, libraries=("torch", "pytorch-lightning"), modules=("models.fit",))
+@stage(version=1, runs=("models.fit:fit",))
 def pretrain(
     tokens: Snapshot,
     tokenizer: Artifact,
@@ -141,10 +143,23 @@ def fresh_shape(settings: PretrainSettings, tokens: int) -> ModelConfig:
 
 def objective_of(settings: PretrainSettings, tokenizer: Artifact) -> NextToken | MaskedToken:
     """What is predicted. Raises UserError if tokens are to be hidden and the tokenizer has no mask."""
-    if settings.objective == "next_token":
-        return NextToken()
+    return OBJECTIVES[settings.objective](settings, tokenizer)
+
+
+def _next_token(settings: PretrainSettings, tokenizer: Artifact) -> NextToken:
+    return NextToken()
+
+
+def _masked_token(settings: PretrainSettings, tokenizer: Artifact) -> MaskedToken:
     masking = settings.masking
     return MaskedToken(mask_token=mask_id(tokenizer), rate=masking.rate, corruption=masking.corruption)
+
+
+OBJECTIVES: ByName[Callable[[PretrainSettings, Artifact], NextToken | MaskedToken]] = {
+    "next_token": _next_token,
+    "masked_token": _masked_token,
+}
+"""What tells the training process the objective, by its name."""
 
 
 def order_seed(seed: int, previous: Artifact | None) -> int:

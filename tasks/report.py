@@ -6,7 +6,6 @@ a reader may be offline. They hold no times and no paths, so equal runs write eq
 stages is read from those stages' files; nothing is computed twice.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,21 +16,17 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.incidents import read_incidents
-from tasks.core.lineage import Graph, Node, ancestors, beside
+from tasks.core.digest import digest
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact, Reference
 from tasks.documents import document_files
 from tasks.pages.charts import accuracies_of, bits_of, losses_of
 from tasks.pages.layout import BOX_HEIGHT, BOX_WIDTH, draw
+from tasks.pages.lineage import Graph, Node, ancestors, beside
 from tasks.snapshot import Snapshot, snapshot_digest
 
 TEMPLATES = Path(__file__).parent / "pages" / "templates"
 FILES_SHOWN = 12
-
-
-def _digest_of_templates() -> str:
-    content = b"".join(path.read_bytes() for path in sorted(TEMPLATES.glob("*.html")))
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 class ReportSettings(BaseModel):
@@ -44,9 +39,6 @@ class ReportSettings(BaseModel):
     """Dropped documents quoted for each reason."""
     excerpt: int = Field(default=320, ge=1)
     """Characters quoted of each."""
-    templates: str = Field(default_factory=_digest_of_templates)
-    """Digest of the page templates: code fingerprints cover Python only, and a changed template must write a new
-    report."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,7 @@ class Example:
     texts: tuple[dict[str, str], ...]
 
 
-@stage(version=1, libraries=("jinja2", "numpy", "polars"))
+@stage(version=1, files=(TEMPLATES,))
 def report(
     ingested: Artifact,
     filtered: Artifact,
@@ -279,7 +271,7 @@ def _origin(model: Artifact) -> str:
     previous = model.manifest.inputs.get("previous")
     if isinstance(previous, Reference):
         return f" from the trunk of {previous.digest[:12]}"
-    return " from weights of another's making" if model.manifest.settings.get("settings", {}).get("start") else ""
+    return " from weights of another's making" if model.manifest.settings.get("settings", {}).get("start_files") else ""
 
 
 def _dropped(artifact: Artifact) -> pl.LazyFrame:
@@ -312,7 +304,7 @@ def _describe(node: Node) -> dict[str, Any]:
             ("settings", settings),
             ("files", files),
             ("libraries", list(manifest.libraries.items())),
-            ("code", list(manifest.code.items())),
+            ("code", [("symbols and files", f"{len(manifest.code):,}"), ("digest", digest(manifest.code)[:12])]),
         ]
     return {"stage": node.reference.stage, "digest": node.reference.digest, "sections": sections}
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
-from blake3 import blake3
 
-from tasks.core.fingerprint import canonical
-from tasks.core.store import DIGEST_LENGTH, Artifact
+from tasks.core.digest import digest
+from tasks.core.store import Artifact
 from tasks.documents import read_documents
 
 Snapshot = tuple[Artifact, ...]
@@ -20,7 +19,7 @@ Snapshot = tuple[Artifact, ...]
 
 def snapshot_digest(snapshot: Snapshot) -> str:
     """One name for the partitions and their order."""
-    return blake3(canonical([artifact.digest for artifact in snapshot])).hexdigest()[:DIGEST_LENGTH]
+    return digest([artifact.digest for artifact in snapshot])
 
 
 def teaching(tokens: Snapshot) -> Snapshot:

@@ -41,7 +41,7 @@ class TokenizeSettings(BaseModel):
     difference makes it encode everything."""
 
 
-@stage(version=2, libraries=("tokenizers", "pyarrow"))
+@stage(version=2)
 def tokenize(
     documents: Artifact,
     tokenizer: Artifact,
@@ -53,7 +53,7 @@ def tokenize(
     """Write train-*.arrow and heldout-*.arrow: doc_id, source, bytes (of UTF-8), tokens, each ending in end-of-text.
 
     Shards are numbered like the files of documents; there is at least one of each split, if need be an empty one.
-    Metrics count documents, bytes and tokens of both splits; `engine_gigatoken` is 1 where that engine did it.
+    Metrics count documents, bytes and tokens of both splits.
     """
     files: list[Path | None] = [*document_files(documents)] or [None]
     heldout = read_split(tokenizer)
@@ -67,7 +67,7 @@ def tokenize(
         log.info(f"gigatoken is not used: {fault}; the ids are those of tokenizers, at a fiftieth of the speed")
         work = partial(_encode_file, tokenizer=tokenizer, heldout=heldout, engine="tokenizers", checked=0)
         done = batches.map("tokenizers", work, files)
-    counts: Metrics = {"vocabulary": done[0].facts["vocabulary"], "engine_gigatoken": int(fault is None)}
+    counts: Metrics = {"vocabulary": done[0].facts["vocabulary"]}
     for split in SPLITS:
         for path, batch in zip(files, done, strict=True):
             number = path.stem.removeprefix("documents-") if path else "00000"

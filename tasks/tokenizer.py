@@ -9,19 +9,20 @@ the time.
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 from tokenizers import Tokenizer
 
+from models.named import one_of
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.documents import read_documents
 from tasks.intake.places import LocalPath
 from tasks.split import is_heldout, write_split
 from tasks.tokens.adopt import adopt, fingerprints
-from tasks.tokens.pieces import SPECIALS, Kind, learn
+from tasks.tokens.pieces import LEARNT, SPECIALS, learn
 from tasks.tokens.vocabulary import CONFIG_FILE, TOKENIZER_FILE
 
 
@@ -29,7 +30,7 @@ class TokenizerSettings(BaseModel):
     """What the tokenizer learns from, and how much; or where a finished one lies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    kind: Kind = "bpe"
+    kind: Annotated[str, one_of(LEARNT)] = "bpe"
     """What is trained: `bpe`; `wordpiece` and `unigram` bring the mask token that masked models need."""
     vocabulary: int = Field(default=8192, ge=270, le=1 << 20)
     """Tokens, including 256 bytes and the special ones. Up to 65,536 a token takes 2 bytes in the shards."""
@@ -37,8 +38,9 @@ class TokenizerSettings(BaseModel):
     """Text to learn from, in millions of bytes: every k-th document for the k that comes out at this much."""
     heldout: float = Field(default=0.1, ge=0, lt=1)
     """Share of documents, chosen by their ids, that neither the tokenizer nor any model trained with it may see."""
-    path: LocalPath | None = None
-    """A tokenizer.json, or a folder with one, to adopt instead of training (a model's folder from the hub)."""
+    path: LocalPath | None = Field(default=None, exclude=True)
+    """A tokenizer.json, or a folder with one, to adopt instead of training (a model's folder from the hub). What enters
+    the key are its files' hashes."""
     end_of_text: str | None = Field(default=None, min_length=1)
     """The adopted tokenizer's token that ends a document, where its files do not name one."""
 
@@ -61,7 +63,7 @@ class TokenizerSettings(BaseModel):
         return {} if self.path is None else fingerprints(self.path)
 
 
-@stage(version=2, libraries=("tokenizers",))
+@stage(version=2)
 def tokenizer(documents: Artifact, settings: TokenizerSettings, out: Path, log: StageLog) -> Metrics:
     """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` loads, and split.json.
 

@@ -1,1 +1,1 @@
-"""What every stage stands on: stage, store, fingerprint, lease, journal, tracking, lineage."""
+"""What every stage stands on: stage, store, fingerprint, lease, journal, tracking."""

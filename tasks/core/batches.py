@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tasks.core.fingerprint import canonical
+from tasks.core.digest import canonical
 from tasks.core.stage import StageLog
 from tasks.core.store import sync_path, write_atomic
 

@@ -22,13 +22,11 @@ from tasks.core.errors import StageError, UserError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.lease import take
 from tasks.core.stage import Call, Input, StageLog
-from tasks.core.store import Artifact, Request, Store, write_atomic, write_run_record
+from tasks.core.store import SAMPLED_BYTES, Artifact, Request, Store, Waiver, write_atomic, write_run_record
 
 SHOWN_IN_MLFLOW = (".json", ".html", ".md", ".svg", ".png")
 SHOWN_BYTES = 4 << 20
 SETTLED_READ_BACK = 0.1
-CODE = frozenset({"code", "version"})
-CODE_AND_LIBRARIES = CODE | {"libraries"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Run:
     journal: Journal
     view: View
     keep: frozenset[str] = frozenset()
-    """Stages whose old output is accepted although their code has changed."""
+    """Stages whose old output is accepted although their code or libraries have changed."""
     outcomes: list[Outcome] = field(default_factory=list)
     failed_node: str | None = None
     submit: Submit | None = field(default_factory=lambda: submit_to_prefect)
@@ -92,12 +90,24 @@ class Run:
     def _settled(self, call: Call) -> Artifact | None:
         """The output of an earlier night: sizes are compared, and of every tenth artifact the bytes of a file, so that
         a night costs what is new and all the same reads everything back in the course of time."""
-        request = call.request()
         read_back = int(random.random() < SETTLED_READ_BACK)
-        found = self.store.find(request.key, lambda said: self.view.said(call.node, said), read_back)
-        if found is None and call.stage.external:
-            found = self._keep(request, CODE_AND_LIBRARIES, lambda said: self.view.said(call.node, said))
-        return found
+        standing = self._standing(call, call.request(), lambda said: self.view.said(call.node, said), read_back)
+        return standing[1] if standing else None
+
+    def _standing(
+        self, call: Call, request: Request, warn: Callable[[str], None], sampled_bytes: int | None = SAMPLED_BYTES
+    ) -> tuple[str, Artifact] | None:
+        """What answers the request, or may be accepted for it, and how it does: reused or kept."""
+        found = self.store.find(request, warn, sampled_bytes)
+        if found is not None:
+            return "reused", found
+        asked_by = call.accepts_old("--keep" if call.stage.name in self.keep else None)
+        if asked_by is None:
+            return None
+        kept = self.store.accept(request, asked_by, warn, sampled_bytes)
+        if kept is None and asked_by == "--keep":
+            warn(f"nothing to keep: no output of {request.stage} differs in its code or libraries only")
+        return ("kept", kept) if kept is not None else None
 
     def _recorded(self, call: Call) -> Artifact:
         """Find or make the artifact, and write what happens into the journal."""
@@ -124,16 +134,11 @@ class Run:
         return artifact
 
     def _obtain(self, call: Call, request: Request, log: "RunLog") -> tuple[str, Artifact]:
-        found = self.store.find(request.key, log.info)
-        if found is not None:
-            return "reused", found
-        if call.stage.name in self.keep or call.node in self.keep:
-            kept = self._keep(request, CODE, log.info)
-            if kept is not None:
-                return "kept", kept
-            log.info(f"nothing to keep: no output of {request.stage} differs in its code only")
+        standing = self._standing(call, request, log.info)
+        if standing is not None:
+            return standing
         with take(self.store.home / "leases" / request.key) as lease:
-            found = self.store.find(request.key, log.info)  # another process may have made it while we waited
+            found = self.store.find(request, log.info)  # another process may have made it while we waited
             if found is not None:
                 return "reused", found
             scratch = self.store.scratch(request.key)
@@ -163,15 +168,6 @@ class Run:
             write_run_record(artifact, self.id, call.node, started)
             return "resumed" if resumed else "ran", artifact
 
-    def _keep(self, request: Request, apart_from: frozenset[str], warn: Callable[[str], None]) -> Artifact | None:
-        """Answer `request` with an output that differs from it in nothing but these fields, and leave the waiver in the
-        lineage."""
-        record = self.store.nearly_answered(request, apart_from)
-        found = self.store.find(record.request.key, warn) if record is not None else None
-        if record is not None and found is not None:
-            self.store.point(request, found.digest, waived_code_of=record.request.key)
-        return found
-
     def _record_start(self, call: Call, request: Request) -> None:
         tags = {"nightschool.stage": request.stage, "nightschool.key": request.key}
         self.journal.append("start", call.node, name=call.node, tags=tags)
@@ -188,13 +184,13 @@ class Run:
             )
 
     def _record_output(self, node: str, request: Request, artifact: Artifact, action: str) -> None:
-        record = self.store.record(request.key)
-        waived = record.waived_code_of if record is not None else None
+        record = self.store.record(request)
+        waiver = record.waiver if record is not None else None
         tags = {
             "nightschool.action": action,
             "nightschool.output.digest": artifact.digest,
             "nightschool.output.path": str(artifact.path.resolve()),
-            **({"nightschool.kept_in_spite_of_code_of": waived} if waived else {}),
+            **({"nightschool.waived": waived_in_words(waiver)} if waiver else {}),
         }
         self.journal.append("tags", node, values=tags)
         if artifact.metrics:
@@ -250,6 +246,11 @@ class RunLog(StageLog):
 
     def progress(self, done: float, total: float, unit: str) -> None:
         self.run.view.progressed(self.node, done, total, unit)
+
+
+def waived_in_words(waiver: Waiver) -> str:
+    """One line for MLflow."""
+    return f"{' and '.join(waiver.differences)} of {waiver.made_for[:12]}, by {waiver.asked_by}"
 
 
 def flat(settings: dict[str, Any], prefix: str = "", into_lists: bool = False) -> dict[str, Any]:

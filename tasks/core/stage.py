@@ -1,6 +1,6 @@
 """The stage contract: a pure function from artifacts and settings to a folder of files.
 
-    @stage(version=1, libraries=("polars",))
+    @stage(version=1)
     def deduplicate(documents: Artifact, settings: DeduplicateSettings, out: Path, log: StageLog) -> Metrics: ...
 
     deduplicate(documents, settings, out, StageLog())   # plainly: just the function, as unit tests call it
@@ -14,8 +14,9 @@ what may be lost at any time. What `.run` does is decided by the context that a 
 executes (`tasks/core/run.py`), a plan explains.
 """
 
+import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,15 @@ from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
-from tasks.core.fingerprint import code_fingerprint, library_versions
+from tasks.core.errors import UserError
+from tasks.core.fingerprint import Fingerprint, fingerprint
 from tasks.core.store import Artifact, Reference, Request, Store
 
 Metrics = dict[str, int | float]
 GIVEN = ("out", "work", "batches", "cache", "log")
+EARLIER_INTAKE = "rule: what an earlier night took in stands"
+FOR_KEY = {"key": True}
+"""The context in which settings are dumped for a key: places on a machine are left out of it (tasks/intake)."""
 Input = Artifact | tuple[Artifact, ...] | None
 
 
@@ -70,22 +75,38 @@ class Call:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {
-            name: value.model_dump(mode="json")
-            for name, value in self.arguments.items()
-            if name not in self.stage.input_names
-        }
+        return {name: value.model_dump(mode="json", context=FOR_KEY) for name, value in self._settings()}
+
+    def names(self, settings: dict[str, Any]) -> set[str]:
+        """The words of the request, among which those stand that choose entries of tables (models/named.py): all
+        strings in its settings, or what a long one says of itself."""
+        words = set(self.stage.names)
+        for name, value in self._settings():
+            words.update(value.chosen_names() if hasattr(value, "chosen_names") else _strings(settings[name]))
+        return words
+
+    def accepts_old(self, asked_by: str | None) -> str | None:
+        """Who accepts an old output although code or libraries have changed since: whoever asked for it, or the rule on
+        what earlier nights took in; None: nobody."""
+        return asked_by or (EARLIER_INTAKE if self.settled and self.stage.external else None)
 
     def request(self) -> Request:
         """What decides the output; its hash is the key."""
+        settings = self.settings
+        found = self.stage.fingerprint(self.names(settings))
         return Request(
             stage=self.stage.name,
             version=self.stage.version,
             inputs={name: _referenced(given) for name, given in self.inputs.items()},
-            settings=self.settings,
-            code=self.stage.code(),
-            libraries=library_versions(self.stage.libraries),
+            settings=settings,
+            code=found.code,
+            libraries=found.libraries,
         )
+
+    def _settings(self) -> Iterator[tuple[str, BaseModel]]:
+        for name, value in self.arguments.items():
+            if name not in self.stage.input_names:
+                yield name, value
 
 
 class Context(Protocol):
@@ -102,6 +123,19 @@ class Context(Protocol):
 context: ContextVar[Context] = ContextVar("context")
 
 
+known_stages: dict[str, "Stage"] = {}
+"""Every stage that has been defined in this process, by name."""
+
+
+def check_stage_names(names: Iterable[str]) -> None:
+    """Raises UserError for a name that no stage has; it says the near one."""
+    for name in names:
+        if name not in known_stages:
+            near = difflib.get_close_matches(name, known_stages, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the stages are {', '.join(sorted(known_stages))}"
+            raise UserError(f"there is no stage {name!r} to keep; {hint}")
+
+
 class Stage:
     """A stage made by the decorator `stage`."""
 
@@ -109,16 +143,19 @@ class Stage:
         self,
         function: Callable[..., Metrics],
         version: int,
-        libraries: tuple[str, ...],
-        modules: tuple[str, ...],
+        runs: tuple[str, ...],
+        names: tuple[str, ...],
+        files: tuple[Path, ...],
         external: bool,
     ) -> None:
         self.function = function
         self.name = function.__name__
         self.version = version
-        self.libraries = libraries
-        self.modules = modules
+        self.runs = runs
+        self.names = names
+        self.files = files
         self.external = external
+        known_stages[self.name] = self
         self.__doc__ = function.__doc__
         self.signature = inspect.signature(function)
         hints = get_type_hints(function)
@@ -156,26 +193,49 @@ class Stage:
         bound.apply_defaults()
         return context.get().call(Call(self, node or self.name, dict(bound.arguments), settled))
 
-    def code(self) -> dict[str, str]:
-        """Fingerprints of the modules that this stage consists of."""
+    def fingerprint(self, names: Collection[str] | None = None) -> Fingerprint:
+        """The code that this stage consists of, and the libraries that it uses.
+
+        Args:
+            names: what a request names, and with it entries of tables; None: all of them count.
+        """
         module = self.function.__module__
         root = Path(inspect.getfile(self.function)).resolve().parents[module.count(".")]
-        return code_fingerprint(module, root, self.modules)
+        return fingerprint((f"{module}:{self.function.__name__}", *self.runs), root, names, self.files)
 
 
 def stage(
-    *, version: int, libraries: tuple[str, ...] = (), modules: tuple[str, ...] = (), external: bool = False
+    *,
+    version: int,
+    runs: tuple[str, ...] = (),
+    names: tuple[str, ...] = (),
+    files: tuple[Path, ...] = (),
+    external: bool = False,
 ) -> Callable[[Callable[..., Metrics]], Stage]:
     """Make a stage of a function.
 
     Args:
         version: raised by hand when outputs change for a reason that the code fingerprint cannot see.
-        libraries: distributions whose version changes the output.
-        modules: project modules that the stage runs without importing them, in a child process.
+        runs: what of the project, as `module:symbol`, the stage has a carrier run in a child process.
+        names: entries of tables (models/named.py) that it uses whatever its settings say.
+        files: files that are no code and decide its output, or folders of them.
         external: whether it reads what lies outside the store and may be gone tomorrow: what an earlier night took in
             then stands, although code or libraries have changed since.
     """
-    return lambda function: Stage(function, version, libraries, modules, external)
+    return lambda function: Stage(function, version, runs, names, files, external)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a plain JSON value, names of fields among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
 
 
 def _referenced(given: Input) -> Reference | list[Reference] | None:

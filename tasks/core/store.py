@@ -23,11 +23,10 @@ from typing import Any
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tasks.core.digest import canonical, digest
 from tasks.core.errors import StageError
-from tasks.core.fingerprint import canonical
 
 SAMPLED_BYTES = 256 << 20
-DIGEST_LENGTH = 40
 METRICS_FILE = "metrics.json"
 MANIFEST_FILE = "manifest.json"
 RUN_FILE = "run.json"
@@ -59,12 +58,13 @@ class Request(BaseModel):
     inputs: dict[str, Reference | list[Reference] | None]
     settings: dict[str, Any]
     code: dict[str, str]
-    """Fingerprint of each project module that the stage consists of."""
+    """Hash of each symbol that the stage's function reaches, and of each file that it reads."""
     libraries: dict[str, str]
+    """Releases of the libraries that they use, and of Python."""
 
     @cached_property
     def key(self) -> str:
-        return blake3(canonical(self.model_dump())).hexdigest()[:DIGEST_LENGTH]
+        return digest(self.model_dump())
 
     def references(self) -> Iterator[tuple[str, Reference]]:
         """(parameter name, artifact) of every input; those of a parameter that takes several are numbered from 0."""
@@ -81,14 +81,29 @@ class Manifest(Request):
     files: list[FileEntry]
 
 
+WAIVABLE = ("version", "code", "libraries")
+"""In which fields a request may differ from the one whose output is accepted for it."""
+
+
+class Waiver(BaseModel):
+    """Why a request is answered by an output that was made for another one."""
+
+    model_config = ConfigDict(frozen=True)
+    asked_by: str
+    """Who accepts it: `--keep`, or a rule."""
+    made_for: str
+    """The key for which it was made."""
+    differences: tuple[str, ...]
+    """Of `WAIVABLE`, the fields in which the two differ."""
+
+
 class KeyRecord(BaseModel):
-    """The answer to a request: which artifact, and whether a person vouched for it in spite of changed code."""
+    """The answer to a request: which artifact, and what was waived where it was made for another request."""
 
     model_config = ConfigDict(frozen=True)
     request: Request
     digest: str
-    waived_code_of: str | None = None
-    """The key whose output was kept although the code has changed since (`--keep`)."""
+    waiver: Waiver | None = None
 
     @property
     def reference(self) -> Reference:
@@ -138,20 +153,19 @@ class Store:
     def get(self, reference: Reference) -> Artifact:
         return Artifact(reference.stage, reference.digest, self.path(reference.stage, reference.digest))
 
-    def record(self, key: str) -> KeyRecord | None:
-        """The key's answer if there is one and its artifact stands; a torn or foreign file counts as no answer."""
-        try:
-            record = KeyRecord.model_validate_json(self._key_file(key).read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return None
-        return record if (self.get(record.reference).path / MANIFEST_FILE).exists() else None
+    def record(self, request: Request) -> KeyRecord | None:
+        """The request's answer if there is one and its artifact stands."""
+        return self._read(self._key_file(request))
 
-    def find(self, key: str, warn: Callable[[str], None], sampled_bytes: int | None = SAMPLED_BYTES) -> Artifact | None:
-        """The verified artifact that answers `key`; a damaged one is moved aside, named to `warn`, and not returned.
+    def find(
+        self, request: Request, warn: Callable[[str], None], sampled_bytes: int | None = SAMPLED_BYTES
+    ) -> Artifact | None:
+        """The verified artifact that answers a request; a damaged one is moved aside, named to `warn`, and not
+        returned.
 
         `sampled_bytes` is as for `find_damage`.
         """
-        record = self.record(key)
+        record = self.record(request)
         if record is None:
             return None
         artifact = self.get(record.reference)
@@ -195,15 +209,15 @@ class Store:
             path = out / entry.path
             sync_path(path)
             path.chmod(0o400)
-        digest = digest_of(files)
+        name = digest_of(files)
         manifest = Manifest(**dict(request), files=files)
         write_atomic(out / MANIFEST_FILE, json.dumps(manifest.model_dump(), indent=1, sort_keys=True).encode())
         for folder in {path.parent for path in out.rglob("*")}:
             sync_path(folder)
-        target = self.path(request.stage, digest)
+        target = self.path(request.stage, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         confirm()
-        artifact = Artifact(request.stage, digest, target)
+        artifact = Artifact(request.stage, name, target)
         if target.exists() and find_damage(artifact) is not None:
             self.set_aside(artifact)
         if target.exists():  # other settings, same bytes: the wave of reruns stops at this stage
@@ -211,34 +225,61 @@ class Store:
         else:
             out.rename(target)
             sync_path(target.parent)
-        self.point(request, digest)
+        self.point(request, name)
         return artifact
 
-    def point(self, request: Request, digest: str, waived_code_of: str | None = None) -> None:
+    def point(self, request: Request, digest: str, waiver: Waiver | None = None) -> None:
         """Answer `request` with the artifact `digest` from now on."""
-        record = KeyRecord(request=request, digest=digest, waived_code_of=waived_code_of)
-        self._key_file(request.key).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._key_file(request.key), record.model_dump_json(indent=1).encode())
+        file = self._key_file(request)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        record = KeyRecord(request=request, digest=digest, waiver=waiver)
+        write_atomic(file, record.model_dump_json(indent=1).encode())
 
     def records(self, stage: str) -> Iterator[KeyRecord]:
         """All standing answers of a stage, the newest first."""
-        files = sorted((self.home / "keys").glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for path in files:
-            record = self.record(path.stem)
-            if record is not None and record.request.stage == stage:
+        files = (self.home / "keys" / stage).glob("*.json")
+        for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+            record = self._read(path)
+            if record is not None:
                 yield record
 
-    def nearly_answered(self, request: Request, apart_from: frozenset[str]) -> KeyRecord | None:
-        """The newest standing answer to a request that differs in nothing but these fields."""
-        excluded = set(apart_from)
-        wanted = request.model_dump(exclude=excluded)
-        same = (
-            record for record in self.records(request.stage) if record.request.model_dump(exclude=excluded) == wanted
-        )
-        return next(same, None)
+    def acceptable(self, request: Request) -> KeyRecord | None:
+        """The newest standing answer to a request that differs in nothing but what can be waived."""
+        wanted = _waived(request)
+        return next((record for record in self.records(request.stage) if _waived(record.request) == wanted), None)
 
-    def _key_file(self, key: str) -> Path:
-        return self.home / "keys" / f"{key}.json"
+    def accept(
+        self,
+        request: Request,
+        asked_by: str,
+        warn: Callable[[str], None],
+        sampled_bytes: int | None = SAMPLED_BYTES,
+    ) -> Artifact | None:
+        """Answer a request from now on with the newest output that differs from it in nothing but what can be waived,
+        and keep with the answer who asked for it and what was waived; None where there is no such output."""
+        record = self.acceptable(request)
+        found = self.find(record.request, warn, sampled_bytes) if record is not None else None
+        if record is None or found is None:
+            return None
+        differing = tuple(name for name in WAIVABLE if getattr(record.request, name) != getattr(request, name))
+        waiver = Waiver(asked_by=asked_by, made_for=record.request.key, differences=differing)
+        self.point(request, found.digest, waiver)
+        return found
+
+    def _read(self, file: Path) -> KeyRecord | None:
+        """An answer whose artifact stands; a torn or foreign file counts as no answer."""
+        try:
+            record = KeyRecord.model_validate_json(file.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+        return record if (self.get(record.reference).path / MANIFEST_FILE).exists() else None
+
+    def _key_file(self, request: Request) -> Path:
+        return self.home / "keys" / request.stage / f"{request.key}.json"
+
+
+def _waived(request: Request) -> dict[str, Any]:
+    return request.model_dump(exclude=set(WAIVABLE))
 
 
 def hash_files(folder: Path) -> list[FileEntry]:
@@ -257,7 +298,7 @@ def hash_files(folder: Path) -> list[FileEntry]:
 
 def digest_of(files: list[FileEntry]) -> str:
     """The artifact's name: a hash over paths, sizes and hashes, so the same bytes have the same name anywhere."""
-    return blake3(canonical([entry.model_dump() for entry in files])).hexdigest()[:DIGEST_LENGTH]
+    return digest([entry.model_dump() for entry in files])
 
 
 def find_damage(artifact: Artifact, sampled_bytes: int | None = SAMPLED_BYTES) -> str | None:

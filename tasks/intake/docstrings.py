@@ -19,11 +19,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from threading import Thread
+from threading import Lock, Thread
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 FEW_FILES = 200  # parsed here in about a second: not worth two processes
+_ATTEMPTS = 3
+_parsing = Lock()
 _BLOCKS = (ast.If, ast.Try, ast.With, ast.TryStar)
 
 
@@ -81,13 +83,29 @@ def extract(source: bytes, module: str) -> list[tuple[str, str]]:
     text = importlib.util.decode_source(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-        tree = ast.parse(text)
+        tree = _parse(text)
     lines = text.split("\n")
     documents = []
     if docstring := _docstring(tree):
         documents.append((module, f"{module}\n\n{docstring}"))
     documents.extend(_objects(tree.body, module, lines))
     return documents
+
+
+def _parse(text: str) -> ast.Module:
+    """The syntax tree; one thread at a time, and again where another parser in this process got in the way.
+
+    CPython 3.11 keeps one counter for the depth of all trees under construction, so that threads that parse at the same
+    time can meet `SystemError: AST constructor recursion depth mismatch`.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            with _parsing:
+                return ast.parse(text)
+        except SystemError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _objects(body: Sequence[ast.stmt], prefix: str, lines: list[str]) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,9 @@ class EvaluationSet(BaseModel):
     """One set of texts that no model may have learnt from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    path: str = Field(min_length=1, max_length=4096)
-    """A file or a glob of files: parquet, jsonl (also .gz), csv (with a header), or txt (a text a line)."""
+    path: str = Field(min_length=1, max_length=4096, exclude=True)
+    """A file or a glob of files: parquet, jsonl (also .gz), csv (with a header), or txt (a text a line). What is found
+    there enters the key."""
     columns: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=("text",), min_length=1)
     """Columns or fields that hold text or lists of texts (a question, its answers); each text is compared by itself.
     Of no effect on txt."""

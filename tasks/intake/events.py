@@ -26,8 +26,8 @@ class EventTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["csv"] = "csv"
-    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1)
-    """Files, folders (searched to the bottom for .csv) or globs."""
+    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1, exclude=True)
+    """Files, folders (searched to the bottom for .csv) or globs. What is found there enters the key."""
     name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
     """What this source is called in document ids and in results by source."""
     user: str = Field(default="user", min_length=1, max_length=200)
@@ -49,8 +49,8 @@ class ItemLines(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["lines"] = "lines"
-    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1)
-    """Files, folders (searched to the bottom for .txt) or globs."""
+    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1, exclude=True)
+    """Files, folders (searched to the bottom for .txt) or globs. What is found there enters the key."""
     name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
     """What this source is called in document ids and in results by source."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from models.named import ByName
 from tasks.intake.jsonlines import read_jsonl
 from tasks.intake.places import read_file
 from tasks.intake.rows import Columns, Part, Read, Reject, as_rows
@@ -59,7 +60,7 @@ def _read_page(part: Part, columns: Columns) -> Read:
     yield as_rows(part, [None], pa.array([read_file(part.unit.path)], pa.large_binary()))
 
 
-FORMATS: dict[str, Callable[[Part, Columns], Read]] = {
+FORMATS: ByName[Callable[[Part, Columns], Read]] = {
     ".parquet": read_parquet,
     ".arrow": read_arrow,
     ".jsonl": read_jsonl,

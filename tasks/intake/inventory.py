@@ -8,7 +8,7 @@ where finding the changed rows would need every old row's hash at hand. Removed 
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializationInfo, field_serializer
 
 NAMES_SHOWN = 3
 
@@ -27,6 +27,11 @@ class Unit(BaseModel):
     """Changes when the content does: modification time in ns, etag, or a distribution's version."""
     version: int = 1
     """1 when it is first read, one more each time that it changed since."""
+
+    @field_serializer("path")
+    def _path_unless_for_a_key(self, path: str, info: SerializationInfo) -> str:
+        """The same file elsewhere is the same file; but whoever keeps what was read must find it again."""
+        return "" if info.context and info.context.get("key") else path
 
     @property
     def label(self) -> str:
@@ -57,6 +62,12 @@ class Inventory(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     stocks: tuple[Stock, ...]
     """In the order of the recipe's sources."""
+
+    def chosen_names(self) -> set[str]:
+        """Everything from a dot on in its files' names: the entries of the table of formats that it needs are among
+        them."""
+        names = (unit.path.rpartition("/")[2].lower() for stock in self.stocks for unit in stock.units)
+        return {name[at:] for name in set(names) for at, letter in enumerate(name) if letter == "."}
 
     @property
     def is_empty(self) -> bool:

@@ -29,8 +29,9 @@ class ImageSource(BaseModel):
     """Pictures in folders, where the first folder below what is named says the class, or in parquet files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1)
-    """Files, folders (searched to the bottom) or globs of pictures or parquet files."""
+    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1, exclude=True)
+    """Files, folders (searched to the bottom) or globs of pictures or parquet files. What is found there enters the
+    key, not the place."""
     name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
     """What this source is called in image ids and in results by source."""
     image_column: str = Field(default="image", min_length=1, max_length=200)

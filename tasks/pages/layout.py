@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tasks.core.lineage import Graph
 from tasks.core.store import Reference
+from tasks.pages.lineage import Graph
 
 BOX_WIDTH, BOX_HEIGHT = 176, 64
 GAP, LAYER_GAP = 20, 46

@@ -10,20 +10,19 @@ alphabet beforehand, which settles the order, and Unigram is trained in tasks/to
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
 
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 
+from models.named import ByName
 from tasks.tokens.unigram import learn_pieces
 
-Kind = Literal["bpe", "wordpiece", "unigram"]
 Sample = Callable[[], Iterator[list[str]]]
 """Gives the texts to learn from, some at a time, as often as it is called."""
 
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|pad|>"
-SPECIALS: dict[Kind, dict[str, str]] = {
+SPECIALS: ByName[dict[str, str]] = {
     "bpe": {"eos_token": END_OF_TEXT, "pad_token": PADDING},
     "wordpiece": {
         "eos_token": "[SEP]",
@@ -47,9 +46,9 @@ UNIGRAM_SEED = 4  # times the vocabulary: pieces to start from
 UNIGRAM_LONGEST = 16  # bytes of a piece
 
 
-def learn(kind: Kind, vocabulary: int, sample: Sample) -> Tokenizer:
-    """A tokenizer of at most `vocabulary` tokens."""
-    return {"bpe": _learn_bpe, "wordpiece": _learn_wordpiece, "unigram": _learn_unigram}[kind](vocabulary, sample)
+def learn(kind: str, vocabulary: int, sample: Sample) -> Tokenizer:
+    """A tokenizer of one of the kinds of `LEARNT` and at most `vocabulary` tokens."""
+    return LEARNT[kind](vocabulary, sample)
 
 
 def _byte_level(model: BPE | Unigram) -> Tokenizer:
@@ -121,3 +120,11 @@ def _learn_unigram(vocabulary: int, sample: Sample) -> Tokenizer:
     tokenizer = _byte_level(Unigram([*((special, 0.0) for special in specials), *scored], unk_id=unknown))
     tokenizer.add_special_tokens(specials)
     return tokenizer
+
+
+LEARNT: ByName[Callable[[int, Sample], Tokenizer]] = {
+    "bpe": _learn_bpe,
+    "wordpiece": _learn_wordpiece,
+    "unigram": _learn_unigram,
+}
+"""What learns a tokenizer, by kind."""

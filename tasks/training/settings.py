@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
+from models.folder import load_config
+from models.named import ByName, one_of
 from models.sizes import COOLDOWN, SIZES
+from models.spec import ALGORITHMS
+from tasks.core.errors import UserError
 from tasks.intake.places import LocalPath
 from tasks.training.starting import Origin, fingerprints
 
@@ -16,7 +20,7 @@ TRUNK_SETTINGS = (
 )
 """What a trunk cannot change on its way: shape, objective, and what the optimizer remembers."""
 LEAST_SHARE = 1e-6
-ATTENTION: dict[str, Literal["causal", "bidirectional"]] = {"next_token": "causal", "masked_token": "bidirectional"}
+ATTENTION: ByName[Literal["causal", "bidirectional"]] = {"next_token": "causal", "masked_token": "bidirectional"}
 """What a token may see so that its objective is no copying."""
 
 
@@ -53,7 +57,7 @@ class PretrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    size: Literal["tiny", "mini", "small", "medium", "base", "large", "xl"] | None = Field(default=None, exclude=True)
+    size: Annotated[str, one_of(SIZES)] | None = Field(default=None, exclude=True)
     """A standard name (models/sizes.py) for the five numbers below, each of which may still be given; what enters the
     key are they."""
     layers: int = Field(default=4, gt=0, le=1024)
@@ -68,11 +72,11 @@ class PretrainSettings(BaseModel):
     """Tokens a window."""
     tied: bool = True
     """Whether the embedding is also the output layer."""
-    start: LocalPath | None = None
+    start: LocalPath | None = Field(default=None, exclude=True)
     """Folder of a model of Hugging Face's (for causal or masked language modelling) to go on from instead of fresh
-    weights; it brings its shape and its tokenizer."""
+    weights; it brings its shape and its tokenizer. What enters the key are its files' hashes."""
 
-    objective: Literal["next_token", "masked_token"] = "next_token"
+    objective: Annotated[str, one_of(ATTENTION)] = "next_token"
     """What is predicted: every token from those before it (GPT), or hidden tokens from all others (BERT)."""
     masking: MaskingSettings = MaskingSettings()
     """For the masked objective."""
@@ -94,7 +98,7 @@ class PretrainSettings(BaseModel):
     """Windows in one update."""
     accumulate: int = Field(default=1, gt=0, le=1 << 20)
     """Pieces of the batch that are computed one after the other: less memory, same update but for rounding."""
-    algorithm: Literal["adamw", "muon"] = "adamw"
+    algorithm: Annotated[str, one_of(ALGORITHMS)] = "adamw"
     """muon: the hidden matrices by Muon, all else by AdamW."""
     learning_rate: float | None = Field(default=None, gt=0, le=1)
     """The peak of the rate."""
@@ -178,7 +182,21 @@ class PretrainSettings(BaseModel):
         """
         return {} if self.start is None else fingerprints(self.start)
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def family(self) -> str:
+        """What kind of model it is: ours, or one that is computed as `transformers` does.
+
+        Raises UserError if there is no model at `start` that can be trained.
+        """
+        if self.start is None:
+            return "transformer"
+        try:
+            return load_config(self.start, ATTENTION[self.objective]).family
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
     @property
     def origin(self) -> Origin:
         """What the model knows before its first night. Raises UserError if there is no model at `start`."""
-        return Origin(folder=self.start, files=self.start_files)
+        return Origin(folder=self.start, files=self.start_files, family=self.family)

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 
 from models.folder import load_config
 from models.spec import HubModel, ModelConfig, StartingPoint
+from tasks.core.digest import digest
 from tasks.core.errors import UserError
-from tasks.core.fingerprint import canonical
-from tasks.core.store import DIGEST_LENGTH, Artifact, Reference, Request
+from tasks.core.store import Artifact, Reference, Request
 from tasks.tokens.vocabulary import TOKENIZER_FILE, count_ids
 
 TRUNK = "trunk"
@@ -29,6 +29,8 @@ class Origin(BaseModel):
     """Of the model from elsewhere; not part of the key, which has its files' hashes."""
     files: dict[str, str] = {}
     """BLAKE3 of each, by name."""
+    family: str = "transformer"
+    """What kind of model it is, and with it every model that is trained from here on."""
 
 
 def fingerprints(folder: Path) -> dict[str, str]:
@@ -108,4 +110,4 @@ def trunk_of(previous: Artifact) -> StartingPoint:
 
 def model_at(folder: Path, files: dict[str, str]) -> StartingPoint:
     """A model from elsewhere; its files' hashes are its name."""
-    return StartingPoint(folder=folder, digest=blake3(canonical(files)).hexdigest()[:DIGEST_LENGTH])
+    return StartingPoint(folder=folder, digest=digest(files))

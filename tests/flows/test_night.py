@@ -101,16 +101,18 @@ def test_a_changed_comment_reruns_nothing(after: Commands, tmp_path: Path) -> No
     edits = {
         "tasks/similarity/minhash.py": ("import ", "# a comment\nimport "),
         "tasks/ingest.py": ('"""', '"""Changed. '),
+        "tasks/supervise.py": ("killing it.", "it is killed."),  # a carrier
+        "models/hub.py": ("import json", "import json\n\nADDED = 1"),  # what nothing reaches
     }
     assert set(planned(in_copy_of_the_project(after, tmp_path, edits)).values()) == {"reuse"}
 
 
 def test_a_changed_helper_reruns_what_uses_it_and_the_plan_names_it(after: Commands, tmp_path: Path) -> None:
-    edits = {"tasks/similarity/minhash.py": ("import ", "ADDED = 1\nimport ")}
+    edits = {"tasks/similarity/minhash.py": ("GROUPINGS = 3", "GROUPINGS = 2")}
     steps = {step["node"]: step for step in in_copy_of_the_project(after, tmp_path, edits)}
     assert steps["filter"]["action"] == "reuse"
     assert steps["deduplicate"]["action"] == "run"
-    assert steps["deduplicate"]["why"] == ["code of tasks.similarity.minhash changed"]
+    assert steps["deduplicate"]["why"] == ["code of tasks.similarity.minhash.GROUPINGS changed"]
     assert steps["tokenizer"]["action"] == "depends"
 
 
@@ -218,7 +220,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tiny: Comma
         assert done.returncode == 1, done.stderr
         assert "no space" in done.stderr.lower()
         assert "Traceback" not in done.stderr
-        for key in (small / "home" / "keys").glob("*.json"):
+        for key in (small / "home" / "keys").glob("*/*.json"):
             json.loads(key.read_text())
         (small / "ballast").unlink()
         assert not list((small / "home" / "scratch").glob("*/out-*"))

@@ -10,7 +10,6 @@ import pytest
 
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
-from tasks.tokens.pieces import Kind
 
 
 class HeardLog(StageLog):
@@ -48,7 +47,7 @@ def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return _small(tmp_path_factory.mktemp("wordpiece"), "wordpiece")
 
 
-def _small(root: Path, kind: Kind) -> Small:
+def _small(root: Path, kind: str) -> Small:
     from tasks.core.batches import Batches
     from tasks.tokenize import TokenizeSettings, tokenize
     from tasks.tokenizer import TokenizerSettings, tokenizer

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.core.batches import Batches, do_batch
 from tasks.core.errors import StageError
-from tasks.core.stage import StageLog
+from tasks.core.stage import Call, StageLog
 from tasks.core.store import Artifact
 from tasks.ingest import IngestSettings, ingest, take_inventory
 from tasks.intake.inventory import Inventory, Stock, Unit
@@ -238,3 +238,28 @@ def test_a_file_that_is_gone_or_closed_to_us_is_a_reject(tmp_path: Path) -> None
     out = fresh(tmp_path / "out")
     ingest(inventory, files(tmp_path), out, StageLog(), Batches(tmp_path / "batches"))
     assert pl.read_parquet(out / "rejects.parquet").rows() == [("notes/b.txt", None, "No such file or directory")]
+
+
+def test_the_same_files_elsewhere_are_the_same_request(tmp_path: Path) -> None:
+    keys = set()
+    for name in ("one", "two"):
+        data = fresh(tmp_path / name)
+        (data / "a.jsonl").write_text('{"text": "one"}\n')
+        os.utime(data / "a.jsonl", ns=(1, 1))
+        settings = files(data)
+        inventory = take_inventory(settings)
+        arguments = {"inventory": inventory, "settings": settings.to_read(inventory)}
+        request = Call(ingest, "ingest", arguments).request()
+        assert str(tmp_path) not in request.model_dump_json()
+        keys.add(request.key)
+        assert str(data) in inventory.model_dump_json()  # whoever keeps what was read must find it again
+    assert len(keys) == 1
+
+
+def test_a_request_takes_the_readers_of_the_formats_that_it_reads(tmp_path: Path) -> None:
+    data = fresh(tmp_path / "data")
+    (data / "a.jsonl").write_text('{"text": "one"}\n')
+    settings = files(data)
+    code = Call(ingest, "ingest", {"inventory": take_inventory(settings), "settings": settings}).request().code
+    assert "tasks.intake.jsonlines.read_jsonl" in code
+    assert not {name for name in code if name.startswith(("tasks.intake.tables.", "tasks.intake.warc."))}

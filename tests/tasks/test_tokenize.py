@@ -62,7 +62,6 @@ def test_shards_hold_every_document_once_in_order_on_its_side_of_the_split(
     metrics = run(corpus, tmp_path / "out")
     held = is_heldout(pl.Series([row[0] for row in ROWS]), 0.25).to_list()
     encoder = load_tokenizer(corpus[1])
-    assert metrics["engine_gigatoken"] == 1
     for split, side in (("train", False), ("heldout", True)):
         expected = [row for row, heldout in zip(ROWS, held, strict=True) if heldout == side]
         table = read_split(tmp_path / "out", split)

@@ -17,7 +17,7 @@ from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
 from tasks.split import is_heldout, read_split
 from tasks.tokenizer import TokenizerSettings, tokenizer
-from tasks.tokens.pieces import END_OF_TEXT, PADDING, SPECIALS, Kind
+from tasks.tokens.pieces import END_OF_TEXT, PADDING, SPECIALS
 from tasks.tokens.vocabulary import end_of_text_id, load_tokenizer, mask_id, padding_id
 from tests.corpora import corpus_of, fresh
 
@@ -94,7 +94,7 @@ def test_training_is_the_same_in_every_process_and_for_any_number_of_threads(tmp
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
-def test_each_kind_has_its_special_tokens_first_and_ends_no_document_early(tmp_path: Path, kind: Kind) -> None:
+def test_each_kind_has_its_special_tokens_first_and_ends_no_document_early(tmp_path: Path, kind: str) -> None:
     made = train(tmp_path, TokenizerSettings(kind=kind, vocabulary=300))
     loaded = load_tokenizer(made)
     specials = list(SPECIALS[kind].values())

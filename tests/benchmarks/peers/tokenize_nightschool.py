@@ -15,7 +15,7 @@ if mode == "run":
     (out / "shards").mkdir(parents=True)
     inputs = [Artifact(name, "0" * 40, path) for name, path in (("documents", source), ("tokenizer", tokenizer))]
     metrics = tokenize(*inputs, TokenizeSettings(), out / "shards", StageLog(), Batches(out / "batches"))
-    print(json.dumps({"documents": metrics["train_documents"], "gigatoken": metrics["engine_gigatoken"]}))
+    print(json.dumps({"documents": metrics["train_documents"]}))
 else:
     import pyarrow as pa
     from token_sums import print_sums

@@ -9,10 +9,10 @@ from types import ModuleType
 
 import pytest
 
-from tasks.core.errors import StageError
+from tasks.core.errors import StageError, UserError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.run import Outcome, Run
-from tasks.core.stage import context
+from tasks.core.stage import check_stage_names, context
 from tasks.core.store import Artifact, Reference, Store, find_damage
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -174,11 +174,11 @@ def test_a_comment_reruns_nothing(project: Project) -> None:
     assert actions(project.run(both)) == ["reused", "reused"]
 
 
-def test_a_changed_helper_reruns_the_stages_that_import_it(project: Project) -> None:
+def test_a_changed_helper_reruns_the_stages_that_reach_it(project: Project) -> None:
     first = project.run(both)
     project.edit("helper", "'!'", "'!!'")
     second = project.run(both)
-    assert actions(second) == ["ran", "ran"]
+    assert actions(second) == ["reused", "ran"]
     assert first.outcomes[0].digest == second.outcomes[0].digest
     assert first.outcomes[1].digest != second.outcomes[1].digest
 
@@ -193,10 +193,13 @@ def test_kept_output_is_accepted_in_spite_of_changed_code_and_the_waiver_is_reco
     first = project.run(both)
     project.edit("helper", "'!'", "'!!'")
     second = project.run(both, keep=frozenset({"words", "count"}))
-    assert actions(second) == ["kept", "kept"]
+    assert actions(second) == ["reused", "kept"]  # the code of `words` does not reach the helper
     assert [outcome.digest for outcome in first.outcomes] == [outcome.digest for outcome in second.outcomes]
     tags = [record.payload["values"] for record in read_journal(second.journal.path) if record.kind == "tags"]
-    assert all("nightschool.kept_in_spite_of_code_of" in values for values in tags)
+    (told,) = [values["nightschool.waived"] for values in tags if "nightschool.waived" in values]
+    assert told.startswith("code of ") and told.endswith(", by --keep")
+    waivers = [record.waiver for record in second.store.records("count")]
+    assert [(waiver.asked_by, waiver.differences) for waiver in waivers if waiver] == [("--keep", ("code",))]
 
 
 def test_a_killed_or_failed_stage_goes_on_where_its_work_stands(project: Project) -> None:
@@ -356,3 +359,12 @@ def test_what_an_earlier_night_fetched_stands_although_the_code_has_changed_sinc
     project.edit("helper", "'!'", "'?'")
     again = project.run(work)
     assert [(outcome.node, outcome.action) for outcome in again.outcomes] == [("fetch", "ran")]
+    (waiver,) = [record.waiver for record in again.store.records("fetch") if record.waiver]
+    assert (waiver.asked_by, waiver.differences) == ("rule: what an earlier night took in stands", ("code",))
+
+
+def test_a_name_that_no_stage_has_cannot_be_kept_and_the_near_one_is_said(project: Project) -> None:
+    project.load()
+    check_stage_names(["words", "count"])
+    with pytest.raises(UserError, match=r"there is no stage 'wrods' to keep; did you mean words\?"):
+        check_stage_names(["words", "wrods"])

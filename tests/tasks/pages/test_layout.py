@@ -6,9 +6,9 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.lineage import Graph, Node
 from tasks.core.store import Manifest, Reference
 from tasks.pages.layout import BOX_HEIGHT, BOX_WIDTH, draw, spread
+from tasks.pages.lineage import Graph, Node
 
 
 def graph_of(inputs: list[set[int]]) -> Graph:

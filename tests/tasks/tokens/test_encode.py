@@ -77,8 +77,7 @@ def test_a_tokenizer_that_the_fast_engine_does_not_know_is_encoded_by_tokenizers
     settings = TokenizerSettings.model_validate({"kind": kind, "vocabulary": 300, "heldout": 0})
     tokenizer(documents, settings, fresh(tmp_path / "tokenizer"), StageLog())
     made = Artifact.of("tokenizer", tmp_path / "tokenizer")
-    metrics, said = run(documents, made, tmp_path / "out")
-    assert metrics["engine_gigatoken"] == 0
+    _, said = run(documents, made, tmp_path / "out")
     assert said[0].startswith("gigatoken is not used: Unsupported model type")
     encoder = load_tokenizer(made)
     shards = sorted((tmp_path / "out").glob("train-*.arrow"))
@@ -100,7 +99,7 @@ def test_a_document_on_which_the_engines_differ_sends_everything_to_tokenizers(
     monkeypatch.setattr(Encoder, "first_difference", differs)
     bad, said = run(documents, trained, fresh(tmp_path / "bad") / "out")
     assert said[0].startswith("gigatoken is not used: it encodes the document d17 differently; ")
-    assert {**good, "engine_gigatoken": 0} == bad
+    assert good == bad
     digests = [Artifact.of("x", tmp_path / name / "out").digest for name in ("good", "bad")]
     assert digests[0] == digests[1]
 
@@ -124,8 +123,9 @@ def test_gpt2_is_adopted_and_encoded_by_the_fast_engine(shared_data: Path, tmp_p
     made.decoder = decoders.ByteLevel()
     gpt2 = adopted(tmp_path, made, eos_token="<|endoftext|>", tokenizer_class="GPT2Tokenizer")
     documents = corpus_of(tmp_path / "in", [("d", "Hello <|endoftext|> world", "s")])
-    metrics, _ = run(documents, gpt2, tmp_path / "tokens")
-    assert (metrics["engine_gigatoken"], metrics["vocabulary"]) == (1, 50257)
+    metrics, said = run(documents, gpt2, tmp_path / "tokens")
+    assert metrics["vocabulary"] == 50257
+    assert not [line for line in said if line.startswith("gigatoken is not used")]
     shard = pa.ipc.open_file(tmp_path / "tokens" / "train-00000.arrow").read_all()
     ids = [15496, 1279, 91, 437, 1659, 5239, 91, 29, 995, 50256]
     assert shard["tokens"].to_pylist() == [ids]

@@ -54,7 +54,7 @@ def test_a_model_from_elsewhere_learns_is_judged_and_leaves_as_what_it_was(
     original = Artifact.of("pretrain", gpt2)
     untouched = evaluate(tokens, small.tokenizer, original, asked.origin, judging, folders["untouched"], StageLog())
     assert judged["bits_per_byte_before"] == untouched["bits_per_byte"]  # what it knew, not what a guess knows
-    export(model, small.tokenizer, folders["export"], StageLog())
+    export(model, small.tokenizer, asked.origin, folders["export"], StageLog())
     assert json.loads((folders["export"] / "config.json").read_text())["architectures"] == ["GPT2LMHeadModel"]
     assert not (folders["export"] / "losses.parquet").exists()
     theirs = AutoModelForCausalLM.from_pretrained(folders["export"])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.lineage import Graph, ancestors, beside
 from tasks.core.store import Artifact, Reference, Request, Store
+from tasks.pages.lineage import Graph, ancestors, beside
 
 
 def commit(store: Store, stage: str, inputs: dict[str, Artifact | None], **settings: object) -> Artifact:
