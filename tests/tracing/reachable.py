@@ -6,6 +6,7 @@ Knows nothing of how fingerprints are made (those read files and import nothing)
 import ast
 import contextlib
 import dis
+import functools
 import importlib
 import re
 import sys
@@ -52,6 +53,8 @@ class Reachable:
                 self.reach(item)
         elif isinstance(value, property):
             self._all((value.fget, value.fset))
+        elif isinstance(value, functools.cached_property):
+            self.reach(value.func)
         elif isinstance(value, staticmethod | classmethod | types.MethodType):
             self.reach(value.__func__)
         elif typing.get_origin(value) is not None or isinstance(value, types.UnionType):
@@ -117,15 +120,15 @@ class Reachable:
     def _code(self, code: types.CodeType, names: dict[str, Any]) -> None:
         instructions = list(dis.get_instructions(code))
         for position, instruction in enumerate(instructions):
-            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval in names:
+            if instruction.argval == "__file__":
+                self.reach(names.get("_answer"))  # what such a file does when it is run
+            elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval in names:
                 self._through(names[instruction.argval], instructions[position + 1 :])
                 if not isinstance(names[instruction.argval], types.ModuleType | types.FunctionType | type):
                     self._making(names["__name__"], instruction.argval)
             elif instruction.opname == "IMPORT_NAME":
                 for value in _imported(instructions, position, names):
                     self.reach(value)
-            elif instruction.argval == "__file__" and names.get("_answer"):
-                self.reach(names["_answer"])  # what the file does when it is run
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
                 self._code(constant, names)
