@@ -36,6 +36,13 @@ _IGNORED_FIELDS = frozenset(("ctx", "kind", "type_comment", "type_ignores", "doc
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+# Tuples, not unions: a union is made anew each time that a node is looked at.
+_NAMES = (ast.Attribute, ast.Name)
+_IMPORTS = (ast.Import, ast.ImportFrom)
+_BINDING = (ast.Store, ast.Del)
+_ELSEWHERE = (ast.Global, ast.Nonlocal)
+_NAMING = (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
+_DOCUMENTED = (ast.Module, *_DEFINITIONS)
 _CLOSED = (*_DEFINITIONS, ast.Lambda)
 _PLAIN_DECORATORS = (("classmethod",), ("staticmethod",), ("property",))
 """They look at no annotation."""
@@ -168,7 +175,7 @@ def _write(value: Any, put: Any) -> None:
     elif isinstance(value, ast.AST):
         put(type(value).__name__)
         put("(")
-        documented = isinstance(value, (ast.Module, *_DEFINITIONS))
+        documented = isinstance(value, _DOCUMENTED)
         for name in value._fields:
             inner = getattr(value, name, None)
             if name == "body" and documented:
@@ -237,7 +244,7 @@ class _Reader:
 
     def _statements(self, body: Iterable[ast.stmt]) -> None:
         for statement in body:
-            if isinstance(statement, ast.Import | ast.ImportFrom):
+            if isinstance(statement, _IMPORTS):
                 self._import(statement)
             elif isinstance(statement, ast.If) and _is_type_checking(statement.test):
                 self._statements(statement.orelse)
@@ -252,7 +259,7 @@ class _Reader:
     def _other(self, statement: ast.stmt) -> None:
         bound = _bound_at_top(statement)
         for inner in _in_scope(statement):
-            if isinstance(inner, ast.Import | ast.ImportFrom):
+            if isinstance(inner, _IMPORTS):
                 self._import(inner)
             elif isinstance(inner, _DEFINITIONS):
                 self._note_definition(inner)
@@ -345,7 +352,7 @@ def _loaded(statement: ast.Import | ast.ImportFrom, package: str) -> list[str]:
 def _names_of(target: ast.AST) -> set[str]:
     """Names that a target of an assignment binds."""
     nodes = ast.walk(target)
-    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del)}
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, _BINDING)}
 
 
 def _in_scope(node: ast.AST) -> list[ast.AST]:
@@ -377,11 +384,11 @@ def _bound_at_top(statement: ast.stmt) -> set[str]:
     """Names that the statement binds at the top level, wherever in it, but by imports."""
     bound: set[str] = set()
     for node in (statement, *_in_scope(statement)):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, _BINDING):
             bound.add(node.id)
         elif isinstance(node, _DEFINITIONS):
             bound.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom) and node is not statement:
+        elif isinstance(node, _IMPORTS) and node is not statement:
             bound.update(name for name, _ in _imported(node, ""))  # which of them it is, the whole statement decides
         else:
             bound.update(_bound_by_text(node))
@@ -390,7 +397,7 @@ def _bound_at_top(statement: ast.stmt) -> set[str]:
 
 def _bound_by_text(node: ast.AST) -> Iterator[str]:
     """Names that stand in the tree as plain strings."""
-    if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+    if isinstance(node, _NAMING) and node.name:
         yield node.name
     elif isinstance(node, ast.MatchMapping) and node.rest:
         yield node.rest
@@ -400,7 +407,7 @@ def _changed_at_top(statement: ast.stmt) -> set[str]:
     """Names whose items or attributes the statement sets: `TABLE["a"] = f`, `Class.limit = 3`."""
     changed = set()
     for node in (statement, *_in_scope(statement)):
-        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, _BINDING):
             root: ast.expr = node
             while isinstance(root, ast.Attribute | ast.Subscript):
                 root = root.value
@@ -455,7 +462,7 @@ class _Uses:
         self._visit(statement)
 
     def _visit(self, node: ast.AST) -> None:
-        if isinstance(node, ast.Attribute | ast.Name):
+        if isinstance(node, _NAMES):
             self._visit_name(node)
         elif isinstance(node, _FUNCTIONS):
             self._visit_function(node)
@@ -468,7 +475,7 @@ class _Uses:
             self._visit_comprehension(node)
         elif isinstance(node, ast.AnnAssign):  # only a class's are followed, see _visit_class
             self._visit_all((node.target, *([node.value] if node.value else [])))
-        elif isinstance(node, ast.Import | ast.ImportFrom):
+        elif isinstance(node, _IMPORTS):
             self._visit_import(node)
         elif isinstance(node, ast.Constant):
             if isinstance(node.value, str) and (MODULE.fullmatch(node.value) or ENTRY.fullmatch(node.value)):
@@ -593,9 +600,9 @@ def _locals(body: Sequence[ast.AST], package: str) -> tuple[frozenset[str], dict
                 bound.add(node.id)
         elif isinstance(node, _DEFINITIONS):
             bound.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
+        elif isinstance(node, _IMPORTS):
             aliases.update(_imported(node, package))
-        elif isinstance(node, ast.Global | ast.Nonlocal):
+        elif isinstance(node, _ELSEWHERE):
             free.update(node.names)
         else:
             bound.update(_bound_by_text(node))

@@ -19,6 +19,7 @@ import yaml
 
 from tasks.core.stage import Call, context
 from tasks.core.store import Artifact, Request
+from tasks.tokens.pieces import SPECIALS, learn
 from tests.plain import PlainRun
 
 COLUMNS = {"text": "body", "source": "site"}
@@ -83,7 +84,7 @@ def recipes(folder: Path) -> dict[str, dict[str, Any]]:
         },
         "continued": {
             **corpus,
-            "tokenizer": {**words, "kind": "unigram"},
+            "tokenizer": {"heldout": 0.3},
             "pretrain": {
                 "start": str(_foreign(folder / "gpt2")),
                 "context_length": 32,
@@ -102,6 +103,7 @@ def recipes(folder: Path) -> dict[str, dict[str, Any]]:
                         "name": "c",
                         "paths": [str(_events(folder / "events.csv"))],
                         "user": "u",
+                        "time": None,
                         "item": "i",
                     }
                 ],
@@ -137,6 +139,8 @@ def _foreign(folder: Path) -> Path:
 
     config = GPT2Config(vocab_size=512, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
     GPT2LMHeadModel(config).save_pretrained(folder)
+    learn("bpe", 300, lambda: iter([["some text to learn from"]])).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(SPECIALS["bpe"]))
     return folder
 
 

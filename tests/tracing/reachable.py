@@ -3,14 +3,17 @@
 Knows nothing of how fingerprints are made (those read files and import nothing), so the two check each other.
 """
 
+import ast
 import contextlib
 import dis
+import functools
 import importlib
 import re
 import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 PROJECT = ("flows", "tasks", "models")
@@ -26,6 +29,7 @@ class Reachable:
         self._stops = tuple(stops)
         self._done: set[int] = set()
         self._held: list[Any] = []  # so that no id is used twice
+        self._made: set[tuple[str, str]] = set()
 
     def reach(self, value: Any) -> None:
         if id(value) in self._done:
@@ -49,6 +53,8 @@ class Reachable:
                 self.reach(item)
         elif isinstance(value, property):
             self._all((value.fget, value.fset))
+        elif isinstance(value, functools.cached_property):
+            self.reach(value.func)
         elif isinstance(value, staticmethod | classmethod | types.MethodType):
             self.reach(value.__func__)
         elif typing.get_origin(value) is not None or isinstance(value, types.UnionType):
@@ -73,13 +79,16 @@ class Reachable:
         module, name = value.__module__ or "", value.__qualname__.partition(".")[0]
         if module.partition(".")[0] not in PROJECT:
             return False
-        if any(stop in (module, f"{module}.{name}") or f"{module}.".startswith(f"{stop}.") for stop in self._stops):
+        if self._stops_at(module, name):
             return False
         if "<" not in name:
             self.found.add(f"{module}.{name}")
             if name != value.__qualname__ and "<locals>" not in value.__qualname__:
                 self.reach(getattr(sys.modules[module], name))  # a method: its class is one thing
         return True
+
+    def _stops_at(self, module: str, name: str) -> bool:
+        return any(stop == f"{module}.{name}" or f"{module}.".startswith(f"{stop}.") for stop in self._stops)
 
     def _function(self, function: types.FunctionType) -> None:
         wrapped = getattr(function, "__wrapped__", None)
@@ -111,18 +120,36 @@ class Reachable:
     def _code(self, code: types.CodeType, names: dict[str, Any]) -> None:
         instructions = list(dis.get_instructions(code))
         for position, instruction in enumerate(instructions):
-            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval in names:
+            if instruction.argval == "__file__":
+                self.reach(names.get("_answer"))  # what such a file does when it is run
+            elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval in names:
                 self._through(names[instruction.argval], instructions[position + 1 :])
+                if not isinstance(names[instruction.argval], types.ModuleType | types.FunctionType | type):
+                    self._making(names["__name__"], instruction.argval)
             elif instruction.opname == "IMPORT_NAME":
                 for value in _imported(instructions, position, names):
                     self.reach(value)
-            elif instruction.argval == "__file__" and names.get("_answer"):
-                self.reach(names["_answer"])  # what the file does when it is run
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
                 self._code(constant, names)
             elif isinstance(constant, str):
                 self.reach(constant)
+
+    def _making(self, module: str, name: str) -> None:
+        """What computed a constant when its module was imported: of that its value shows no trace."""
+        if (module, name) in self._made or module.partition(".")[0] not in PROJECT or self._stops_at(module, name):
+            return
+        self._made.add((module, name))
+        for statement in ast.parse(Path(str(sys.modules[module].__file__)).read_bytes()).body:
+            if isinstance(statement, ast.ImportFrom):
+                for alias in statement.names:
+                    if (alias.asname or alias.name) == name and statement.module in sys.modules:
+                        self._making(statement.module, alias.name)
+            elif isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign) and statement.value:
+                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+                if name in {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}:
+                    making = compile(ast.Expression(statement.value), "<making>", "eval")
+                    self._code(making, vars(sys.modules[module]))
 
     def _through(self, value: Any, following: list[dis.Instruction]) -> None:
         """Attributes of modules are taken one by one."""

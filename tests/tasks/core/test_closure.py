@@ -78,6 +78,7 @@ def _statements(body: list[ast.stmt]) -> Iterator[tuple[int, int, str]]:
             yield statement.lineno, statement.end_lineno or statement.lineno, name
 
 
+@pytest.mark.slow  # some two minutes of one core
 def test_whatever_ran_in_a_stage_is_in_its_key_or_carries(observed: Observed) -> None:
     missing = {node: sorted(uncovered(ran, code)) for node, (_, code, ran) in observed.items()}
     assert {node: names for node, names in missing.items() if names} == {}
