@@ -41,7 +41,7 @@ def make_home(home: Path) -> None:
         home.chmod(0o700)
         probe = home / ".writable"
         probe.write_bytes(b"nightschool")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may be probing too
     except OSError as error:
         raise UserError(
             f"the home folder {home} cannot be written ({error.strerror}); set NIGHTSCHOOL_HOME to one that can"

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from flows.access import LINK_AGE_S, Access
+from flows.access import LINK_AGE_S, Access, make_home
 from flows.connection import auth_string, connect_tracking
 from flows.prefect_server import PrivateServer, environment, pool_template
 from flows.services import Part, Services, down, end_unlocked, running, up
@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def services(home: Path) -> Iterator[Services]:
     """`up` in a home whose work pool an earlier version made."""
-    home.mkdir()
+    make_home(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home / "prefect"))  # Prefect makes its folder when it is first imported
         with PrivateServer.start(home) as earlier:
@@ -195,7 +195,8 @@ def test_the_pages_name_is_held_on_ipv6_too(urls: Mapping[str, str], access: Acc
         assert "::1" not in {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
 
 
-def test_up_listens_on_the_loopback_ports_of_its_two_servers_only(services: Services) -> None:
+def test_up_listens_on_loopback_only_and_beside_its_servers_for_the_workers_own_runs(services: Services) -> None:
+    """By that channel Prefect's worker tells its runs that they are cancelled; each run has a token of its own."""
     listening = set()
     for part in services.parts:
         process = part.process()
@@ -203,12 +204,21 @@ def test_up_listens_on_the_loopback_ports_of_its_two_servers_only(services: Serv
         for member in [process, *process.children(recursive=True)]:
             for wire in member.net_connections("inet"):
                 if wire.status == psutil.CONN_LISTEN:
-                    listening.add((part.name, wire.laddr.ip, f"http://127.0.0.1:{wire.laddr.port}"))
-    assert {(name, url) for name, _, url in listening} == {
-        ("prefect", services.prefect_url),
-        ("mlflow", services.mlflow_url),
-    }
+                    listening.add((part.name, wire.laddr.ip, wire.laddr.port))
     assert {ip for _, ip, _ in listening} <= {"127.0.0.1", "::1"}
+    ports = {name: {port for found, _, port in listening if found == name} for name, _, _ in listening}
+    assert ports["prefect"] == {int(str(services.prefect_url).rpartition(":")[2])}
+    assert ports["mlflow"] == {int(str(services.mlflow_url).rpartition(":")[2])}
+    (channel,) = ports["worker"]
+    for said in (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"a" * 4096):
+        with socket.create_connection(("127.0.0.1", channel), timeout=20) as stranger:
+            stranger.sendall(said)
+            stranger.shutdown(socket.SHUT_WR)
+            try:
+                heard = stranger.recv(100)
+            except ConnectionResetError:  # closed before all was read
+                heard = b""
+        assert heard == b""
 
 
 def test_another_user_of_the_machine_gets_nothing(urls: Mapping[str, str], home: Path, part: str) -> None:
@@ -390,8 +400,6 @@ def test_nothing_in_the_home_of_running_servers_is_for_others(services: Services
 
 def test_a_homes_access_is_made_once_and_an_open_home_is_closed(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
-
-    from flows.access import make_home
 
     tmp_path.chmod(0o755)
     with ThreadPoolExecutor() as pool:
