@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blake3 import blake3
-from pydantic import ValidationError
 
 from models.incidents import read_incidents
 from models.named import ByName
@@ -53,7 +52,7 @@ def pretrain(
         cache: what the machine may keep from run to run.
         log: hears of every step.
 
-    Raises UserError for a shape that cannot be and for data, tokenizer and model that do not belong together,
+    Raises UserError for data, tokenizer and model that do not belong together,
     StageError when the training process fails (see tasks/supervise.py).
     """
     if not shards_of(tokens, "train"):
@@ -110,7 +109,7 @@ def pretrain(
 def shape(settings: PretrainSettings, tokenizer: Artifact) -> ModelConfig | HubModel:
     """The model that the settings ask for.
 
-    Raises UserError for one that cannot be, and for a model to start from that is none or has another tokenizer.
+    Raises UserError for a model to start from that is none or has another tokenizer.
     """
     if settings.start:
         return starting_model(
@@ -120,25 +119,17 @@ def shape(settings: PretrainSettings, tokenizer: Artifact) -> ModelConfig | HubM
 
 
 def fresh_shape(settings: PretrainSettings, tokens: int) -> ModelConfig:
-    """The new model that the settings ask for, over a tokenizer of so many tokens.
-
-    Raises UserError for one that cannot be.
-    """
-    try:
-        return ModelConfig.sized(
-            attention=ATTENTION[settings.objective],
-            tied=settings.tied,
-            vocabulary=-(-tokens // 64) * 64,  # rows of the embedding, in multiples that the matrix units like
-            context_length=settings.context_length,
-            layers=settings.layers,
-            width=settings.width,
-            heads=settings.heads,
-            kv_heads=settings.kv_heads,
-        )
-    except ValidationError as error:
-        raise UserError(f"The model cannot have this shape: {error.errors()[0]['msg']}.") from error
-    except ValueError as error:
-        raise UserError(f"The model cannot have this shape: {error}.") from error
+    """The new model that the settings ask for, over a tokenizer of so many tokens."""
+    return ModelConfig.sized(
+        attention=ATTENTION[settings.objective],
+        tied=settings.tied,
+        vocabulary=-(-tokens // 64) * 64,  # rows of the embedding, in multiples that the matrix units like
+        context_length=settings.context_length,
+        layers=settings.layers,
+        width=settings.width,
+        heads=settings.heads,
+        kv_heads=settings.kv_heads,
+    )
 
 
 def objective_of(settings: PretrainSettings, tokenizer: Artifact) -> NextToken | MaskedToken:

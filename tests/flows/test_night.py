@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import PROJECT
 from tests.history import history, recorded
-from tests.tiny import TINY, Commands
+from tests.tiny import Commands
 
 DATA_STAGES = ["ingest", "filter", "deduplicate", "tokenizer", "tokenize"]
 ALL_STAGES = [
@@ -119,13 +119,13 @@ def test_a_changed_helper_reruns_what_uses_it_and_the_plan_names_it(after: Comma
 def test_a_failed_night_says_how_to_go_on_and_rerun_finishes_it_in_the_same_night(
     finished: tuple[Path, dict[str, Any]], after: Commands
 ) -> None:
-    after.change("finetune.training.labels", 100_000)
+    after.change("finetune.examples.min_words", 100_000)  # what no document has, only the data can say
     failed = after("run", str(after.recipe))
     assert failed.returncode == 2
     sentence, hint = failed.stderr.strip().splitlines()
-    assert sentence.startswith("the stage finetune failed: ")
+    assert sentence.startswith("the stage examples failed: ")
     night_id = hint.removeprefix("to go on from there: nightschool rerun ")
-    after.change("finetune.training.labels", TINY["finetune"]["training"]["labels"])
+    after.change("finetune.examples.min_words", 20)
     night = after.json("rerun")
     assert (night["id"], night["state"]) == (night_id, "done")
     assert digests(night) == digests(finished[1])

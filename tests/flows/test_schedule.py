@@ -92,14 +92,14 @@ def test_a_schedule_a_minute_ahead_fires_and_a_killed_run_is_finished_by_rerun(
 
 def test_a_retry_from_prefects_page_goes_on_with_the_same_night(commands: Commands, services: Services) -> None:
     assert commands("deploy", str(commands.recipe), "--cron", "0 2 1 1 *", "--timezone", "UTC").returncode == 0
-    commands.change("finetune.training.labels", 100_000)
+    commands.change("finetune.examples.min_words", 100_000)  # what no document has, only the data can say
     before = {night.id for night in nights(commands)}
     deployment = ask(services, "deployments/name/nightly/tiny")
     run = ask(services, f"deployments/{deployment['id']}/create_flow_run", {})
     new = lambda state: [night for night in nights(commands) if night.id not in before and night.state == state]  # noqa: E731
     (failed,) = wait(lambda: new("failed"), 120)
-    assert failed.failed_node == "finetune"
-    commands.change("finetune.training.labels", TINY["finetune"]["training"]["labels"])
+    assert failed.failed_node == "examples"
+    commands.change("finetune.examples.min_words", 20)
     state = lambda: ask(services, f"flow_runs/{run['id']}")["state"]["type"]  # noqa: E731
     wait(lambda: state() == "FAILED", 30)
     retry = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}

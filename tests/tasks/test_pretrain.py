@@ -123,6 +123,8 @@ def test_a_derived_batch_can_be_cut_into_the_pieces_that_are_asked_for() -> None
         ({"size": "gigantic"}, "Input should be 'tiny', 'mini'"),
         ({"masking": {"rate": 0.3}}, "masking is for `objective: masked_token`"),
         ({"batch": 8, "accumulate": 3}, r"batch \(8\) must be a multiple of accumulate \(3\)"),
+        ({"width": 30, "heads": 4}, r"width \(30\) must be a multiple of heads \(4\)"),
+        ({"heads": 4, "kv_heads": 3}, r"heads \(4\) must be a multiple of kv_heads \(3\)"),
         ({"mixture": {"a": 0.0}}, "every share of the mixture must be over 0"),
         ({"start": "somewhere", "layers": 2}, "brings its own shape: remove layers, or start"),
     ],
@@ -153,13 +155,6 @@ def test_every_night_of_a_trunk_has_an_order_of_its_own(tmp_path: Path) -> None:
 
 def test_the_embedding_has_a_row_for_every_token(small: Small) -> None:
     assert shape(TINY, small.tokenizer) == fresh_shape(TINY, 448) == fresh_shape(TINY, 385) == MODEL
-
-
-def test_an_impossible_shape_is_the_users_mistake(small: Small) -> None:
-    with pytest.raises(UserError, match="multiple of heads"):
-        shape(PretrainSettings(width=30, heads=4), small.tokenizer)
-    with pytest.raises(UserError, match="multiple of kv_heads"):
-        shape(PretrainSettings(heads=4, kv_heads=3), small.tokenizer)
 
 
 def test_a_corpus_without_shards_is_the_users_mistake(small: Small, tmp_path: Path) -> None:
