@@ -186,6 +186,7 @@ def test_the_exported_model_is_registered_and_linked_to_its_run(finished: tuple[
 
 def test_an_empty_corpus_is_one_sentence(tiny: Commands, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
+    tiny.change("finetune", None)  # of one source, there is nothing to tell apart
     tiny.change("ingest.sources", [{"kind": "files", "name": "none", "paths": [str(tmp_path / "empty.jsonl")]}])
     done = tiny("run", str(tiny.recipe))
     assert done.returncode == 2
@@ -200,6 +201,7 @@ def test_an_unreadable_file_is_rejected_with_its_reason_and_too_many_fail_the_ni
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_bytes(b"\xff\xfe not text \xff")
     (tmp_path / "data" / "b.txt").write_text("A readable text. " * 30)
+    tiny.change("finetune", None)
     tiny.change("ingest.sources", [{"kind": "files", "name": "mine", "paths": [str(tmp_path / "data")]}])
     done = tiny("run", str(tiny.recipe))
     assert done.returncode == 1
