@@ -128,8 +128,9 @@ def deploy(
     from flows.deployment import deploy as create
     from flows.ledger import home_folder
     from flows.recipe_file import find_recipe
+    from flows.start import check_recipe
 
-    _check(recipe)
+    check_recipe(recipe)
     api_url = existing_api_url(home_folder())
     if api_url is None:
         raise UserError("no Prefect server is running that could keep a schedule; start it with `nightschool up`")
@@ -155,7 +156,6 @@ def sync(as_json: Json = False) -> None:
 def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: str | None = None) -> None:
     from rich.console import Console
 
-    _check(recipe)
     from flows.start import NightFailed, start
     from flows.summary import night_summary
 
@@ -166,19 +166,6 @@ def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: s
         _complain(f"to go on from there: nightschool rerun {failure.night.id}")
         raise typer.Exit(2 if isinstance(failure.__cause__, UserError) else 1) from failure
     _show(as_json, night.model_dump(mode="json"), lambda: night_summary(night))
-
-
-def _check(recipe: Path) -> None:
-    """Raise UserError for all that can be known to be wrong before anything starts.
-
-    A slip of the pen is told first, before what takes a second to import.
-    """
-    from flows.recipe_file import read_recipe_file
-
-    read_recipe_file(recipe)
-    from flows.checks import checked_recipe
-
-    checked_recipe(recipe)
 
 
 def _complain(what: str) -> None:

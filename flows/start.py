@@ -15,6 +15,7 @@ from flows.access import make_home
 from flows.connection import existing_api_url, is_ours
 from flows.ledger import Ledger, Night, home_folder
 from flows.prefect_server import PrivateServer, environment
+from flows.recipe_file import read_recipe_file
 from tasks.core.errors import StageError
 from tasks.core.run import is_disk_full
 
@@ -32,21 +33,28 @@ class NightFailed(Exception):
 
 
 def start(recipe: Path, console: Console, keep: list[str] | None = None, night_id: str | None = None) -> Night:
-    """Run a recipe in this process and return the night's entry.
+    """Check a recipe, run it in this process and return the night's entry.
 
-    Prefect's server takes 3 to 9 s to answer, so it is started first and awaited after the imports.
+    Prefect's server takes 3 to 9 s to answer, so it is started first and awaited after the imports. In a home that has
+    no database yet the checks come before it: one that is being created must not be cut short by a slip of the pen.
 
     Raises:
         UserError: the recipe or a source is wrong, and no night was begun.
         NightFailed: a stage failed or the run was interrupted.
     """
     home = home_folder()
+    has_database = (home / "prefect" / "prefect.db").exists()
+    read_recipe_file(recipe)
+    if not has_database:
+        check_recipe(recipe)
     make_home(home)
     ledger = Ledger(home)
     known = {night.id for night in ledger.nights()}
     api_url = existing_api_url(home)
     server = None if api_url else PrivateServer.start(home)
     with server or nullcontext():
+        if has_database:
+            check_recipe(recipe)
         if server:
             os.environ.update(environment(home, server.api_url))
         elif api_url:
@@ -67,6 +75,17 @@ def start(recipe: Path, console: Console, keep: list[str] | None = None, night_i
             except BaseException as error:
                 raise _failure(ledger, known, night_id, error) from error
     return next(night for night in ledger.nights() if night.id == finished)
+
+
+def check_recipe(recipe: Path) -> None:
+    """Raise UserError for all that can be known to be wrong before anything runs.
+
+    A slip of the pen is told first, before what takes a second to import.
+    """
+    read_recipe_file(recipe)
+    from flows.checks import checked_recipe
+
+    checked_recipe(recipe)
 
 
 def _failure(ledger: Ledger, known: set[str], night_id: str | None, error: BaseException) -> BaseException:
