@@ -152,7 +152,8 @@ def _choices(
         return begun
     alone = Steps(spec.model_copy(update={"workers": 0}))
     choice = choose(spec, model, loss, lambda: next(iter(alone.loader(0, 1, ranks.rank, ranks.world))), ranks.world)
-    say(f"Computes in {choice.precision}{', compiled' if choice.compiled else ''}: {choice.reason}.")
+    timing = f" Timing took {choice.timed_s:.1f} s." if choice.timed_s else ""
+    say(f"Computes in {choice.precision}{', compiled' if choice.compiled else ''}: {choice.reason}.{timing}")
     bits = Bits(choice.precision, choice.compiled, torch.get_num_threads(), ranks.world)
     name = machine_name()
     return claimed.keep(bits, {"name": name, "peak_flops": peak_flops(name), "gpu": device().type == "cuda"})

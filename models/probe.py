@@ -20,7 +20,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Choice:
     compiled: bool
     reason: str
     """For the log."""
+    timed_s: float = 0.0
+    """Seconds that were spent on finding out."""
 
 
 def choose(
@@ -86,12 +88,13 @@ def choose(
     key = _key(spec, processes)
     known = _remembered(spec.cache, key)
     earlier = all(name in known for name in wanted)
+    began = time.monotonic()
     if not earlier:
         known = known | time_step(spec, model, loss, first, wanted, min(SHARE * whole_s, _MOST_S))
         _remember(spec.cache, key, known)
     choice = _by_time(spec, ruled, {name: known[name] for name in wanted})
     if not earlier:
-        return choice
+        return replace(choice, timed_s=time.monotonic() - began)
     return Choice(choice.precision, choice.compiled, f"as timed by an earlier training here, {choice.reason}")
 
 
