@@ -3,8 +3,9 @@
     uv run python -m tests.benchmarks.quickstart
     uv run python -m tests.benchmarks.quickstart --without-bf16      # this processor plays one that has AVX2 only
 
-As root it empties the page cache before it begins, as on a newcomer's machine. Overhead is all that is neither a stage's work nor training: Prefect's server and tasks, MLflow, imports, and,
-inside the three training stages, the time until the first step's figures arrive. Exits with 1 where a goal is missed.
+As root it empties the page cache before it begins, as on a newcomer's machine. Overhead is all that is neither a
+stage's work nor training: Prefect's server and tasks, MLflow, imports, and, inside the three training stages, the time
+until the first step's figures arrive. Exits with 1 where a goal is missed.
 """
 
 import argparse
