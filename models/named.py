@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, PlainValidator
+from pydantic import BaseModel, BeforeValidator, PlainValidator
 from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
@@ -24,16 +24,16 @@ def load(entry: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def one_of(table: ByName[Any]) -> AfterValidator:
+def one_of(table: ByName[Any]) -> BeforeValidator:
     """Lets a setting be one of the table's names."""
 
-    def check(name: str) -> str:
-        if name not in table:
+    def check(name: object) -> object:
+        if not isinstance(name, str) or name not in table:
             known = " or ".join(filter(None, (", ".join(map(repr, [*table][:-1])), repr([*table][-1]))))
             raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": known})
         return name
 
-    return AfterValidator(check)
+    return BeforeValidator(check)
 
 
 def chosen_by(field: str, table: ByName[type[BaseModel]], default: str) -> PlainValidator:

@@ -8,13 +8,16 @@ number of layers, and take 242 ms.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from models.foreign import Foreign, Model
 from models.hardware import prepare_compiler
 from models.objectives import Loss, loss_for
-from models.spec import FitSpec
+from models.spec import FitSpec, HubModel
+
+if TYPE_CHECKING:
+    from models.foreign import Model
 
 
 def compiled_loss(spec: FitSpec, model: Model, cache: Path) -> Loss:
@@ -23,8 +26,8 @@ def compiled_loss(spec: FitSpec, model: Model, cache: Path) -> Loss:
     A foreign model is one graph with its loss: which of its parts repeat is its own affair.
     """
     options = prepare_compiler(cache)
-    if isinstance(model, Foreign):
+    if isinstance(spec.model, HubModel):
         return torch.compile(loss_for(spec), dynamic=False, options=options)
-    for block in model.blocks:
+    for block in model.get_submodule("blocks").children():
         block.compile(dynamic=False, options=options)
     return loss_for(spec, lambda function: torch.compile(function, dynamic=False, options=options))
