@@ -64,15 +64,16 @@ def tiny(tmp_path: Path) -> Commands:
     return Commands(tmp_path / "home", recipe)
 
 
-def note_listeners(parent: psutil.Process, found: set[str]) -> None:
-    """Note who of a process and its descendants listens on a port, by the module that Python was started with, until
-    the process ends."""
+def note_listeners(parent: psutil.Process, found: dict[int, set[str]]) -> None:
+    """Note on which ports a process and its descendants listen, and who, by the module that Python was started with,
+    until the process ends."""
     with suppress(psutil.NoSuchProcess):
         while parent.status() != psutil.STATUS_ZOMBIE:
             for process in [parent, *parent.children(recursive=True)]:
                 with suppress(psutil.Error):
-                    if any(socket.status == psutil.CONN_LISTEN for socket in process.net_connections("inet")):
-                        found.add(process.cmdline()[2])
+                    for connection in process.net_connections("inet"):
+                        if connection.status == psutil.CONN_LISTEN:
+                            found.setdefault(connection.laddr.port, set()).add(process.cmdline()[2])
             time.sleep(0.1)
 
 
@@ -91,12 +92,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         if not entry.exists():
             (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
             process = Commands(folder / "home", folder / "tiny.yaml").start("run", str(folder / "tiny.yaml"), "--json")
-            listened: set[str] = set()
+            listened: dict[int, set[str]] = {}
             watch = threading.Thread(target=note_listeners, args=(psutil.Process(process.pid), listened))
             watch.start()
             output, errors = process.communicate(timeout=300)
             watch.join()
             assert process.returncode == 0, errors
-            (folder / "listened.json").write_text(json.dumps(sorted(listened)))
+            (folder / "listened.json").write_text(json.dumps({port: sorted(who) for port, who in listened.items()}))
             entry.write_text(output)
     return folder, json.loads(entry.read_text())
