@@ -68,9 +68,9 @@ def page(browser: "Browser", services: Services, request: pytest.FixtureRequest)
 
 
 def enter(page: "Page", services: Services) -> None:
-    """Visit a link, which leads on to Prefect's page."""
-    page.goto(services.make_link())
-    page.wait_for_url("**/v2/**")
+    """Visit a link, which leads on to Prefect's page; that page need not be drawn before a test goes elsewhere."""
+    page.goto(services.make_link(), wait_until="commit")
+    page.wait_for_url("**/v2/**", wait_until="commit", timeout=180_000)
 
 
 @dataclass(frozen=True)
