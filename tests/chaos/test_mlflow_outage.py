@@ -10,7 +10,7 @@ from tests.tiny import Commands
 
 
 def test_training_goes_on_without_mlflow_whose_history_then_equals_the_journal(tiny: Commands, tmp_path: Path) -> None:
-    tiny.change("pretrain.tokens", 800 * 8 * 64)
+    tiny.change("pretrain.tokens", 400 * 8 * 64)
     port = find_free_port()
     uri = f"http://127.0.0.1:{port}"
     (tmp_path / "server").mkdir()
@@ -28,7 +28,7 @@ def test_training_goes_on_without_mlflow_whose_history_then_equals_the_journal(t
         assert tiny("sync", **served).returncode == 0
         (journal,) = (tiny.home / "journals").glob("*.jsonl")
         assert history(uri, "tiny") == recorded(journal)
-    assert sum(node == "pretrain" and name == "loss" for node, name, *_ in recorded(journal)) == 800
+    assert sum(node == "pretrain" and name == "loss" for node, name, *_ in recorded(journal)) == 400
 
 
 def steps(home: Path) -> int:
