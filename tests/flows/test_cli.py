@@ -1,5 +1,6 @@
 """The command line before anything runs: quick, and one sentence for each mistake."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,31 +16,24 @@ def test_help_names_every_verb() -> None:
         assert f" {verb} " in done.stdout
 
 
-def test_help_is_quick_since_it_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; import flows.cli; "
-        "print([m for m in ('torch', 'prefect', 'mlflow', 'polars', 'pydantic', 'yaml') if m in sys.modules])"
-    )
+def imported_by(module: str, heavy: tuple[str, ...]) -> list[str]:
+    """Which of the heavy modules a fresh Python has loaded after it has imported this one."""
+    code = f"import json, sys; import {module}; print(json.dumps([name for name in {heavy!r} if name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    found: list[str] = json.loads(done.stdout)
+    return found
+
+
+def test_help_is_quick_since_it_imports_nothing_heavy() -> None:
+    assert imported_by("flows.cli", ("torch", "prefect", "mlflow", "polars", "pydantic", "yaml")) == []
 
 
 def test_the_checks_import_neither_prefect_nor_torch() -> None:
-    code = (
-        "import sys; import flows.checks; "
-        "print([m for m in ('torch', 'prefect', 'mlflow', 'transformers', 'datasets') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert imported_by("flows.checks", ("torch", "prefect", "mlflow", "transformers", "datasets")) == []
 
 
 def test_a_slip_of_the_pen_is_told_without_importing_a_stage() -> None:
-    code = (
-        "import sys; import flows.recipe_file; "
-        "print([m for m in ('polars', 'pyarrow', 'pydantic', 'numpy', 'numba') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert imported_by("flows.recipe_file", ("polars", "pyarrow", "pydantic", "numpy", "numba")) == []
 
 
 @pytest.mark.parametrize(
