@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from models.sizes import all_weights
 from models.spec import ModelConfig
+from models.text.scaling_rules import all_weights
 
 BYTES_A_WEIGHT = 12
 """Of float32: the weight, its gradient, and at least one number that the optimizer remembers."""
@@ -79,7 +79,7 @@ def _limits() -> list[int]:
 
 
 def _gpus() -> tuple[int, ...]:
-    """As tasks/launch.py counts them, with their memory."""
+    """As tasks/training/torchrun.py counts them, with their memory."""
     if shutil.which("nvidia-smi") is None:
         return ()
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]

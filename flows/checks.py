@@ -9,28 +9,28 @@ can say is left to the stages.
 from pathlib import Path
 
 from flows.capacity import Machine, in_words, least_bytes, this_machine
-from flows.printable import sentence
 from flows.recipe import Finetuning, ImagesRecipe, InteractionsRecipe, Recipe, TextRecipe, load_recipe
+from flows.terminal.printable import sentence
 from models.spec import HubModel, ModelConfig
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
-from tasks.decontaminate import DecontaminateSettings
-from tasks.evaluate import GAP
-from tasks.images import take_images_inventory
-from tasks.ingest import IngestSettings, take_inventory
+from tasks.corpus.decontaminate import DecontaminateSettings
+from tasks.corpus.images import take_images_inventory
+from tasks.corpus.ingest import IngestSettings, take_inventory
+from tasks.corpus.interactions import take_interactions_inventory
+from tasks.corpus.tokenizer import TokenizerSettings
 from tasks.intake.evaluation_sets import files_of
 from tasks.intake.events import EventTable
 from tasks.intake.peek import columns_of, lacking
 from tasks.intake.sources import PythonDocs, is_installed
-from tasks.interactions import take_interactions_inventory
-from tasks.pretrain import fresh_shape
-from tasks.tokenizer import TokenizerSettings
+from tasks.judging.evaluate import GAP
 from tasks.tokens.adopt import adopt
 from tasks.tokens.pieces import SPECIALS
 from tasks.tokens.vocabulary import count_ids
+from tasks.training.origin import model_files, starting_model
+from tasks.training.pretrain import fresh_shape
 from tasks.training.schedule import Schedule, schedule
 from tasks.training.settings import ATTENTION, PretrainSettings
-from tasks.training.starting import model_files, starting_model
 
 PYTHON_SOURCES = ("python", "topics", "licences")
 """What a python-docs source calls its documents that are of no package."""
@@ -196,7 +196,7 @@ def _require_mask(settings: PretrainSettings, tokenizer: TokenizerSettings, has_
 
 
 def _processes(settings: PretrainSettings, plan: Schedule, machine: Machine) -> int:
-    """As tasks/launch.py chooses them."""
+    """As tasks/training/torchrun.py chooses them."""
     if settings.machine.devices is not None:
         return settings.machine.devices
     count = max(1, len(machine.gpus))

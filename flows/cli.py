@@ -50,9 +50,9 @@ def plan(recipe: RecipeArgument, as_json: Json = False) -> None:
     from flows.recipe_file import read_recipe_file
 
     read_recipe_file(recipe)
-    from flows.ledger import home_folder
+    from flows.nights.ledger import home_folder
     from flows.plan import make_plan
-    from flows.summary import plan_table
+    from flows.terminal.summary import plan_table
 
     steps = make_plan(recipe, home_folder())
     _show(as_json, [vars(step) for step in steps], lambda: plan_table(steps))
@@ -65,7 +65,7 @@ def rerun(
     as_json: Json = False,
 ) -> None:
     """Go on with a failed or killed night from its first unfinished stage, in the same MLflow run."""
-    from flows.ledger import Ledger, home_folder
+    from flows.nights.ledger import Ledger, home_folder
 
     failed = Ledger(home_folder()).to_rerun(night)
     _run(Path(failed.recipe_path), as_json, keep, failed.id)
@@ -74,9 +74,9 @@ def rerun(
 @app.command()
 def up(as_json: Json = False) -> None:
     """Start Prefect's and MLflow's servers and a worker for schedules, in the background."""
-    from flows import services
-    from flows.ledger import home_folder
-    from flows.summary import up_table
+    from flows.nights.ledger import home_folder
+    from flows.servers import services
+    from flows.terminal.summary import up_table
 
     started = services.up(home_folder())
     link = started.make_link()
@@ -92,8 +92,8 @@ def up(as_json: Json = False) -> None:
 @app.command()
 def down(as_json: Json = False) -> None:
     """End what `up` started; a training run on the worker saves first."""
-    from flows import services
-    from flows.ledger import home_folder
+    from flows.nights.ledger import home_folder
+    from flows.servers import services
 
     ended = services.down(home_folder())
     _show(as_json, list(ended), lambda: f"ended: {', '.join(ended)}" if ended else "nothing was running")
@@ -102,9 +102,9 @@ def down(as_json: Json = False) -> None:
 @app.command()
 def status(as_json: Json = False) -> None:
     """Say what is running: the services of `up`, and the last nights with their progress."""
-    from flows import services
-    from flows.ledger import Ledger, home_folder
-    from flows.summary import status_table
+    from flows.nights.ledger import Ledger, home_folder
+    from flows.servers import services
+    from flows.terminal.summary import status_table
 
     nights = Ledger(home_folder()).nights()[-10:]
     running = services.running(home_folder())
@@ -123,12 +123,12 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Schedule a recipe on the worker of `up`."""
-    from flows import services
-    from flows.connection import existing_api_url
-    from flows.deployment import deploy as create
-    from flows.ledger import home_folder
+    from flows.nights.ledger import home_folder
     from flows.recipe_file import find_recipe
-    from flows.start import check_recipe
+    from flows.servers import services
+    from flows.servers.connection import existing_api_url
+    from flows.servers.deployment import deploy as create
+    from flows.terminal.start import check_recipe
 
     check_recipe(recipe)
     api_url = existing_api_url(home_folder())
@@ -145,8 +145,8 @@ def deploy(
 @app.command()
 def sync(as_json: Json = False) -> None:
     """Bring MLflow level with the journals: after an outage, or to rebuild an empty one."""
-    from flows.ledger import Ledger, home_folder
-    from flows.session import sync_all
+    from flows.nights.ledger import Ledger, home_folder
+    from flows.nights.session import sync_all
 
     sent = sync_all(Ledger(home_folder()))
     said = f"MLflow is level with {len(sent)} nights; {sum(sent.values())} records were sent"
@@ -156,8 +156,8 @@ def sync(as_json: Json = False) -> None:
 def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: str | None = None) -> None:
     from rich.console import Console
 
-    from flows.start import NightFailed, start
-    from flows.summary import night_summary
+    from flows.terminal.start import NightFailed, start
+    from flows.terminal.summary import night_summary
 
     try:
         night = start(recipe, Console(stderr=as_json), keep, night_id)
@@ -169,7 +169,7 @@ def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: s
 
 
 def _complain(what: str) -> None:
-    from flows.printable import printable
+    from flows.terminal.printable import printable
 
     print(printable(what), file=sys.stderr)
 
@@ -181,7 +181,7 @@ def _show(as_json: bool, value: object, text: "Callable[[], RenderableType | str
         return
     from rich.console import Console
 
-    from flows.printable import shown
+    from flows.terminal.printable import shown
 
     drawn = text()
     Console().print(shown(drawn) if isinstance(drawn, str) else drawn, highlight=False, crop=False)
@@ -193,7 +193,7 @@ def main() -> None:
     try:
         app()
     except (UserError, StageError) as error:
-        from flows.printable import sentence
+        from flows.terminal.printable import sentence
 
         print(sentence(str(error)), file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)

@@ -13,7 +13,7 @@ from models.spec import HubModel, ModelConfig
 from tasks.core.run import flat
 from tasks.core.stage import Call
 from tasks.core.store import Artifact, Request, Store, find_damage, run_of
-from tasks.pretrain import fresh_shape, shape
+from tasks.training.pretrain import fresh_shape, shape
 from tasks.training.schedule import foretell
 from tasks.training.settings import PretrainSettings
 
@@ -165,7 +165,7 @@ def make_plan(recipe_path: Path, home: Path) -> list[Step]:
     from flows.recipe import TextRecipe
 
     recipe = checked_recipe(recipe_path)  # before Prefect is imported, which takes longer than all checks
-    from flows.nightly import night
+    from flows.nights.nightly import night
     from tasks.core.stage import context
 
     trained = recipe.tokenizer if isinstance(recipe, TextRecipe) and recipe.tokenizer.path is None else None

@@ -11,21 +11,21 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flows.engine import Engine
-from flows.printable import sentence
 from flows.recipe_file import find_recipe, read_recipe_file
-from tasks.baseline import BaselineSettings
+from flows.terminal.printable import sentence
 from tasks.core.errors import UserError
-from tasks.decontaminate import DecontaminateSettings
-from tasks.deduplicate import DeduplicateSettings
-from tasks.evaluate import EvaluateSettings
-from tasks.examples import ExamplesSettings
-from tasks.filter import FilterSettings
-from tasks.finetune import FinetuneSettings
-from tasks.images import ImagesSettings
-from tasks.ingest import IngestSettings
-from tasks.interactions import InteractionsSettings
-from tasks.tokenize import TokenizeSettings
-from tasks.tokenizer import TokenizerSettings
+from tasks.corpus.decontaminate import DecontaminateSettings
+from tasks.corpus.deduplicate import DeduplicateSettings
+from tasks.corpus.examples import ExamplesSettings
+from tasks.corpus.filter import FilterSettings
+from tasks.corpus.images import ImagesSettings
+from tasks.corpus.ingest import IngestSettings
+from tasks.corpus.interactions import InteractionsSettings
+from tasks.corpus.tokenize import TokenizeSettings
+from tasks.corpus.tokenizer import TokenizerSettings
+from tasks.judging.baseline import BaselineSettings
+from tasks.judging.evaluate import EvaluateSettings
+from tasks.training.finetune import FinetuneSettings
 from tasks.training.settings import PretrainSettings
 
 SHOWN_INPUT = 60

@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import yaml
 
-from flows.printable import sentence
+from flows.terminal.printable import sentence
 from tasks.core.errors import UserError
 from tasks.intake.walk import in_kernel_folder
 

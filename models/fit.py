@@ -1,7 +1,7 @@
 """The training process: `python -m models.fit spec.json PARENT_PID`, or `fit(spec)` in a process one already has.
 
-Lightning's Trainer runs the loop (models/trainer.py); what a step is stands in models/training.py. Under torchrun each
-process runs this file.
+Lightning's Trainer runs the loop (models/learn/trainer.py); what a step is stands in models/learn/training.py. Under
+torchrun each process runs this file.
 
 Exit codes: 0 finished; 75 stopped on request and saved, run it again to go on (EX_TEMPFAIL of sysexits.h); 1 failed,
 with one sentence as the last line of stderr. The same is told by `outcome.json` in the work folder.
@@ -26,28 +26,28 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import Checkpoint, checkpoint_at, copy_checkpoint, newest_checkpoint, restore_weights
-from models.claim import Bits, Claim, claim
-from models.data import Examples, Steps
-from models.flops import peak_flops
-from models.hardware import Arithmetic, device, keep_large_blocks, machine_name
-from models.heartbeat import beat
-from models.incidents import write_incidents
-from models.memory import how_to_fit
+from models.learn.checkpoint import Checkpoint, checkpoint_at, copy_checkpoint, newest_checkpoint, restore_weights
+from models.learn.incidents import write_incidents
+from models.learn.initial_weights import initial_model
+from models.learn.trainer import is_sharded, run_trainer, shard, whole
+from models.learn.training import Stopped, Training
+from models.machine.compiling import compiled_loss
+from models.machine.flops import peak_flops
+from models.machine.hardware import Arithmetic, device, keep_large_blocks, machine_name
+from models.machine.out_of_memory import how_to_fit
+from models.machine.probe import choose
+from models.machine.ranks import Ranks, is_severed, joined, rank_here
 from models.objectives import Loss, loss_for
-from models.outcome import Outcome, tell
-from models.probe import choose
-from models.progress import NoProgress, Progress, ProgressFile, read_reports
-from models.ranks import Ranks, is_severed, joined, rank_here
-from models.regions import compiled_loss
-from models.saved import save_config, save_model
-from models.score import predicted_classes
-from models.shards import read_column
+from models.order.loader import Examples, Steps
+from models.order.shards import read_column
+from models.predict import predicted_classes
+from models.process.heartbeat import beat
+from models.process.outcome import Outcome, tell
+from models.process.progress import NoProgress, Progress, ProgressFile, read_reports
+from models.process.work_folder import Bits, Claim, claim
 from models.spec import FitSpec, LabelledExamples
-from models.start import initial_model
-from models.trainer import is_sharded, run_trainer, shard, whole
-from models.training import Stopped, Training
-from models.transformer import Transformer
+from models.text.model_folder import save_config, save_model
+from models.text.transformer import Transformer
 
 RESUMABLE = 75
 

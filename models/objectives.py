@@ -1,9 +1,9 @@
 """What is minimised: the surprise of the next token, of the hidden tokens, or of the class.
 
-Plain functions of a model and a batch, in static shapes, so that `torch.compile` takes their parts (models/regions.py).
-Logits are turned to float32 before the cross entropy: in bf16, with 8 bits of mantissa, a loss near 5 moves in steps
-of 1/32. That costs nothing measurable, since torch's bf16 cross entropy turns its log-probabilities to float32 anyway
-(processor time of a step within 1 %: 1,024 tokens, 8,192 words, one core).
+Plain functions of a model and a batch, in static shapes, so that `torch.compile` takes their parts
+(models/machine/compiling.py). Logits are turned to float32 before the cross entropy: in bf16, with 8 bits of mantissa,
+a loss near 5 moves in steps of 1/32. That costs nothing measurable, since torch's bf16 cross entropy turns its
+log-probabilities to float32 anyway (processor time of a step within 1 %: 1,024 tokens, 8,192 words, one core).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.data import Batch
 from models.named import ByName
+from models.order.loader import Batch
 from models.spec import FitSpec, LabelledExamples
 
 if TYPE_CHECKING:
-    from models.foreign import Model
-    from models.transformer import Transformer
+    from models.text.foreign import Model
+    from models.text.transformer import Transformer
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 """Mean cross entropy in nats, a float32 scalar."""
@@ -53,7 +53,7 @@ def loss_for(spec: FitSpec, compiled: Callable[[Surprise], Surprise] | None = No
 def mean_surprise(model: Model, states_ND: Tensor, targets_N: Tensor) -> Tensor:
     """Mean cross entropy in nats of the targets, given the states that predict them.
 
-    Plain on purpose: with large blocks kept by the allocator (models/hardware.py) torch's chunked
+    Plain on purpose: with large blocks kept by the allocator (models/machine/hardware.py) torch's chunked
     `linear_cross_entropy` took 350 ms where this takes 105 (4,096 tokens, 8,192 words, bf16, 2 cores).
     """
     return F.cross_entropy(model.logits(states_ND).float(), targets_N)

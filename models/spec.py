@@ -21,7 +21,7 @@ class Frozen(BaseModel):
 
 class ModelConfig(Frozen):
     """The shape of the transformer; every field is one of Hugging Face's Qwen3Config or EuroBertConfig under a plainer
-    name (see models/hub.py)."""
+    name (see models/text/convert.py)."""
 
     family: ClassVar[str] = "transformer"
     attention: Literal["causal", "bidirectional"] = "causal"
@@ -102,7 +102,7 @@ class ModelConfig(Frozen):
 class HubModel(Frozen):
     """A model of Hugging Face's that our transformer cannot be: it is trained as `transformers` computes it.
 
-    Found by models/folder.py from the folder it starts from, which a FitSpec must then name.
+    Found by models/text/identify.py from the folder it starts from, which a FitSpec must then name.
     """
 
     family: Literal["foreign"] = "foreign"
@@ -147,7 +147,7 @@ class MaskedToken(Frozen):
 OBJECTIVES: ByName[type[Frozen]] = {"next_token": NextToken, "masked_token": MaskedToken}
 """What describes an objective of language modelling, by name."""
 
-ALGORITHMS: ByName[str] = {"adamw": "models.optim:adamw", "muon": "models.optim:muon"}
+ALGORITHMS: ByName[str] = {"adamw": "models.learn.optimizers:adamw", "muon": "models.learn.optimizers:muon"}
 """What makes an optimizer, by name."""
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class LabelledExamples(Frozen):
 
 
 class Optimisation(Frozen):
-    """How the weights move; the schedule's shape is in models/optim.py."""
+    """How the weights move; the schedule's shape is in models/learn/optimizers.py."""
 
     algorithm: Annotated[str, one_of(ALGORITHMS)] = "adamw"
     """muon: the hidden matrices by Muon, all else by AdamW."""

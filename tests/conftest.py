@@ -36,7 +36,7 @@ SHARED_DATA = PROJECT.parent / "shared" / "data"
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A private Prefect server, known to this process's environment before Prefect is imported."""
-    from flows.prefect_server import PrivateServer, environment
+    from flows.servers.prefect import PrivateServer, environment
 
     home = tmp_path_factory.mktemp("prefect")
     with PrivateServer.start(home) as server:

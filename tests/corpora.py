@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from tasks.core.store import Artifact
-from tasks.documents import DocumentWriter, read_documents
+from tasks.corpus.documents import DocumentWriter, read_documents
 
 Row = tuple[str, str, str]
 """doc_id, text, source"""

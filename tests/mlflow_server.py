@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.access import Access
-from flows.mlflow_server import launch
-from flows.server import Port, answers
+from flows.servers.access import Access
+from flows.servers.mlflow import launch
+from flows.servers.process import Port, answers
 
 
 def find_free_port() -> int:

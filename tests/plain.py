@@ -41,7 +41,7 @@ class PlainRun(Run):
 def run_corpus(recipe: Path, home: Path) -> list[Outcome]:
     """Run the flow `corpus` and return what its stages did."""
     os.environ["NIGHTSCHOOL_HOME"] = str(home)
-    from flows.corpus import corpus
+    from flows.kinds.corpus import corpus
     from flows.recipe import load_recipe
 
     run = PlainRun(home)

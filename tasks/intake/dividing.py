@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.batches import Batches, Facts
 from tasks.core.errors import StageError
-from tasks.documents import BATCH_BYTES
+from tasks.corpus.documents import BATCH_BYTES
 from tasks.intake.installed import installed, standard_library
 from tasks.intake.inventory import Stock, Unit
 from tasks.intake.jsonlines import count_lines

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.batches import Facts
 from tasks.core.errors import StageError
-from tasks.documents import SCHEMA, DocumentWriter, as_documents
+from tasks.corpus.documents import SCHEMA, DocumentWriter, as_documents
 from tasks.intake.docstrings import SourceFile, extract_files
 from tasks.intake.formats import PAGES, read_part, reason_of, suffix_of
 from tasks.intake.places import stamp

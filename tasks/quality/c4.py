@@ -9,7 +9,7 @@ and a second scan of the texts if one of them has a citation. Case is ignored fo
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.compiled import njit
+from tasks.core.kernels import njit
 from tasks.quality.scan import BEGIN, END, LINE_WORDS, LONGEST, SENTENCES, Scan
 
 PLACEHOLDER = "lorem ipsum"

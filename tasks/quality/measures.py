@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.documents import text_buffers
+from tasks.corpus.documents import text_buffers
 from tasks.quality.c4 import FINDINGS, choose_lines, cut_citations, join_lines
 from tasks.quality.repetition import REMAINS, REPETITIONS, measure_lines, measure_repetition
 from tasks.quality.rules import C4, FineWeb, GopherRepetition

@@ -10,7 +10,7 @@ import numpy as np
 from numba import uint64
 from numpy.typing import NDArray
 
-from tasks.compiled import njit
+from tasks.core.kernels import njit
 from tasks.quality.rules import DUPLICATE_SIZES, TOP_SIZES
 from tasks.quality.scan import LENGTH, LINE_WORDS, OPENS, ROLL, TERMINAL, Scan
 

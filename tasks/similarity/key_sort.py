@@ -6,7 +6,7 @@ Stable throughout: entries with one key stay in their order, which is that of th
 import numpy as np
 from numba import int64
 
-from tasks.compiled import njit
+from tasks.core.kernels import njit
 
 BUCKETS = 256
 """Ranges of keys that a batch's own entries are divided into, before it is known how many parts the night has."""

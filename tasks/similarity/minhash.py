@@ -22,7 +22,7 @@ import numpy as np
 from numba import int64, uint8, uint32, uint64
 from numpy.typing import NDArray
 
-from tasks.compiled import njit
+from tasks.core.kernels import njit
 
 Signatures = NDArray[np.uint32]
 

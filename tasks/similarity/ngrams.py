@@ -14,7 +14,7 @@ import numpy as np
 from numba import uint64
 from numpy.typing import NDArray
 
-from tasks.compiled import njit
+from tasks.core.kernels import njit
 from tasks.similarity.minhash import GOLDEN, ROLL, _mix, _next_word
 
 EMPTY = 0

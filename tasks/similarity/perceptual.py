@@ -14,7 +14,7 @@ import numpy as np
 from numba import uint64
 from numpy.typing import NDArray
 
-from tasks.compiled import njit
+from tasks.core.kernels import njit
 
 SIDE = 32
 FREQUENCIES = 8

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.compiled import njit
+from tasks.core.kernels import njit
 
 KEEP = 0.75  # of the pieces, at most, outlive a round
 ROUNDS = 2  # of expectation maximisation between two cuts

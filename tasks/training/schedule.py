@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from models.sizes import COOLDOWN, Derived, derived
 from models.spec import HubModel, ModelConfig
+from models.text.scaling_rules import COOLDOWN, Derived, derived
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
 from tasks.training.settings import PretrainSettings
@@ -17,7 +17,8 @@ BY_RULE = ("tokens", "batch", "learning_rate", "weight_decay")
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, in what steps and how fast: as the settings say, else as the rules of models/sizes.py derive."""
+    """How long, in what steps and how fast: as the settings say, else as the rules of models/text/scaling_rules.py
+    derive."""
 
     steps: int
     batch: int

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
-from models.folder import load_config
 from models.named import ByName, one_of
-from models.sizes import COOLDOWN, SIZES
 from models.spec import ALGORITHMS
+from models.text.identify import load_config
+from models.text.scaling_rules import COOLDOWN, SIZES
 from tasks.core.errors import UserError
 from tasks.intake.places import LocalPath
-from tasks.training.starting import Origin, fingerprints
+from tasks.training.origin import Origin, fingerprints
 
 TRUNK_SETTINGS = (
     *("layers", "width", "heads", "kv_heads", "context_length", "tied", "start_files"),
@@ -53,13 +53,13 @@ class MachineSettings(BaseModel):
 
 class PretrainSettings(BaseModel):
     """The model, what it learns, and how long and how fast. What is None is derived from size and budget by published
-    rules (models/sizes.py), and the log says so."""
+    rules (models/text/scaling_rules.py), and the log says so."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     size: Annotated[str, one_of(SIZES)] | None = Field(default=None, exclude=True)
-    """A standard name (models/sizes.py) for the five numbers below, each of which may still be given; what enters the
-    key are they."""
+    """A standard name (models/text/scaling_rules.py) for the five numbers below, each of which may still be given; what
+    enters the key are they."""
     layers: int = Field(default=4, gt=0, le=1024)
     """Blocks of attention and MLP."""
     width: int = Field(default=256, gt=0, le=1 << 16)

@@ -20,7 +20,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from tasks.deduplicate import DeduplicateSettings
+from tasks.corpus.deduplicate import DeduplicateSettings
 from tests.benchmarks.near_corpus import jaccard, write_corpus
 from tests.benchmarks.sides import Side, compare, environment, run_side
 from tests.conftest import SHARED_DATA

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.core.store import Artifact
-from tasks.documents import DocumentWriter, read_documents
+from tasks.corpus.documents import DocumentWriter, read_documents
 from tests.benchmarks.peers.filter_nightschool import SETTINGS
 from tests.benchmarks.sides import Side, compare, environment, run_side
 from tests.conftest import SHARED_DATA

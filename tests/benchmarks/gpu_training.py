@@ -37,9 +37,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from models.flops import flops_per_token, peak_flops
-from models.sizes import all_weights
+from models.machine.flops import flops_per_token, peak_flops
 from models.spec import FitSpec, Machine, ModelConfig, Optimisation, Source, TokenStream
+from models.text.scaling_rules import all_weights
 
 PROJECT = Path(__file__).resolve().parents[2]
 PEERS = Path(__file__).parent / "peers"

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
-from flows.ledger import Ledger, home_folder
+from flows.nights.ledger import Ledger, home_folder
 from flows.recipe import load_recipe
-from tasks.baseline import BaselineSettings, baseline
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact, Reference, Store
-from tasks.finetune import FinetuneSettings, finetune
+from tasks.judging.baseline import BaselineSettings, baseline
+from tasks.training.finetune import FinetuneSettings, finetune
 
 
 def last_quickstart(home: Path) -> dict[str, Artifact]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.documents import BATCH_BYTES, DocumentWriter, write_documents
+from tasks.corpus.documents import BATCH_BYTES, DocumentWriter, write_documents
 
 SOURCES = {
     "text/peps": "path",

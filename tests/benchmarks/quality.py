@@ -25,8 +25,8 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from models.sizes import derived, standard_model
-from tasks.split import is_heldout
+from models.text.scaling_rules import derived, standard_model
+from tasks.corpus.split import is_heldout
 from tasks.tokens.pieces import END_OF_TEXT, learn
 from tests.benchmarks.sides import SELDOM_S, Side, compare
 from tests.conftest import SHARED_DATA
@@ -68,7 +68,7 @@ def prepare(books: Path, folder: Path) -> None:
 
 
 def ours(folder: Path, seed: int, algorithm: str = "muon", rate: float = 1.0) -> Side:
-    """The derived settings (models/sizes.py), but for what is tuned."""
+    """The derived settings (models/text/scaling_rules.py), but for what is tuned."""
     settings = derived(standard_model("mini", VOCABULARY), OURS_STEPS * 8 * CONTEXT, batch=8)
     optimisation = {
         "algorithm": algorithm,

@@ -8,9 +8,9 @@ whose tokens are a hole of a sparse file and whose record batches are nearly as 
 one such shard on disk that the training names 32,000 times. Bytes of a hole cost no reading and the file system's cache
 is warm, so the figures are of our own work, not of a disk. Each run is a process of its own; what is measured begins
 after the imports: `Steps(spec)`, then the batch of a random step of the third epoch. The first process to open many
-shards keeps in the training's folder what it found (models/runs.py): "first" is that process, "resumed" any later one.
-Memory is what the process holds more than before, pages of mapped files apart, which the kernel takes back when it
-wants.
+shards keeps in the training's folder what it found (models/order/stretches.py): "first" is that process, "resumed" any
+later one. Memory is what the process holds more than before, pages of mapped files apart, which the kernel takes back
+when it wants.
 
 The goals are of the resumed training. Exits with 1 where one is missed.
 """
@@ -123,7 +123,7 @@ def own_bytes() -> int:
 
 def side(shards: tuple[Path, ...], work: Path) -> None:
     """Open, read a far batch, print what it took: the process that is measured."""
-    from models.data import Steps
+    from models.order.loader import Steps
 
     spec = spec_of(shards, work)
     before = own_bytes()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from models.spec import FitSpec
 from tasks.core.stage import StageLog
-from tasks.supervise import supervise
+from tasks.training.supervise import supervise
 from tests.benchmarks.training import SHAPES, training, write_tokens
 
 GOAL_S = 10.0

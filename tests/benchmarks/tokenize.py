@@ -24,8 +24,8 @@ from rich.table import Table
 
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
-from tasks.documents import BATCH_BYTES, write_documents
-from tasks.tokenizer import TokenizerSettings, tokenizer
+from tasks.corpus.documents import BATCH_BYTES, write_documents
+from tasks.corpus.tokenizer import TokenizerSettings, tokenizer
 from tasks.tokens.pieces import END_OF_TEXT
 from tests.benchmarks.sides import Side, compare, environment
 

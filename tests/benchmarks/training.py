@@ -22,7 +22,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from models.data import Steps
+from models.order.loader import Steps
 from models.spec import FitSpec, Machine, ModelConfig, Optimisation, Source, TokenStream
 from tests.benchmarks.sides import ENVIRONMENTS, SELDOM_S, Side, compare, environment
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.connection import connect_tracking
-from flows.server import listen
-from flows.services import PREFECT_PORT, Services, down, up
+from flows.servers.connection import connect_tracking
+from flows.servers.process import listen
+from flows.servers.services import PREFECT_PORT, Services, down, up
 from tasks.core.stage import StageLog
 from tasks.core.store import Reference, Request
-from tasks.core.tracking import sync
-from tasks.report import ReportSettings, report
+from tasks.release.report import ReportSettings, report
+from tasks.tracking.sender import sync
 from tests.night import Made, make_night, write_journal
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.access import Access
-from flows.services import Services
+from flows.servers.access import Access
+from flows.servers.services import Services
 from tests.browser.conftest import Tracked, enter
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.access import Access
-from flows.deployment import deploy_flow
-from flows.services import Services
+from flows.servers.access import Access
+from flows.servers.deployment import deploy_flow
+from flows.servers.services import Services
 
 if TYPE_CHECKING:
     from uuid import UUID

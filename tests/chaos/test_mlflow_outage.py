@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from flows.access import Access
+from flows.servers.access import Access
 from tests.history import history, recorded
 from tests.mlflow_server import find_free_port, mlflow_server, wait_until
 from tests.tiny import Commands

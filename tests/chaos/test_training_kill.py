@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from models.incidents import read_incidents
-from models.progress import read_reports
+from models.learn.incidents import read_incidents
+from models.process.progress import read_reports
 from models.spec import FitSpec, Machine
 from tests.chaos.trainee import NONE, Faults, events, finish, kill_at, log, start, tree, windows_in_order, windows_seen
 from tests.conftest import PROJECT

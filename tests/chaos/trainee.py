@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from models.progress import read_reports
+from models.process.progress import read_reports
 from models.spec import FitSpec
 
 server = multiprocessing.get_context("forkserver")
@@ -79,7 +79,7 @@ def kill_at(spec: FitSpec, step: int, delay: float, number: int = signal.SIGKILL
 
 def windows_in_order(spec: FitSpec) -> list[str]:
     """Of every step, a hash of the windows that it reads."""
-    from models.data import Steps
+    from models.order.loader import Steps
 
     batches = Steps(spec)
     return [_name(batches[step]) for step in range(spec.steps)]
@@ -121,8 +121,8 @@ def _watch_the_windows(spec: FitSpec, faults: Faults) -> None:
     """Hand the training its loss, compiled or not, in a wrapper that first tells a file which windows are read, and
     gives no number for the chosen ones."""
     import models.fit
-    from models.data import Steps
-    from models.training import Training
+    from models.learn.training import Training
+    from models.order.loader import Steps
 
     batches = Steps(spec)
     marked = {_name(batches[step - 1]) for step in faults.not_a_number_at}
@@ -142,7 +142,7 @@ def _watch_the_windows(spec: FitSpec, faults: Faults) -> None:
 
 def _watch_the_checkpoints(spec: FitSpec, fatal: int | None) -> None:
     """Write down every event in the folder of checkpoints, and die just before the fatal one, or in its middle."""
-    import models.tensors
+    import models.learn.tensors
 
     told = os.open(spec.work / "events.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     count = 0
@@ -175,7 +175,7 @@ def _watch_the_checkpoints(spec: FitSpec, fatal: int | None) -> None:
         real_save_file(tensors, file, header)
 
     real_fsync, os.fsync = os.fsync, fsync
-    real_save_file, models.tensors.save_file = models.tensors.save_file, save_file
+    real_save_file, models.learn.tensors.save_file = models.learn.tensors.save_file, save_file
     sys.addaudithook(audit)
 
 

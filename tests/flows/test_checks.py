@@ -13,7 +13,7 @@ import yaml
 from flows import checks, engine
 from flows.capacity import Machine, in_words, least_bytes, this_machine
 from flows.checks import check, checked_recipe
-from flows.ledger import Night
+from flows.nights.ledger import Night
 from flows.recipe import recipe_of
 from models.spec import ModelConfig
 from tasks.core.errors import UserError

@@ -159,7 +159,7 @@ def test_a_cluster_survives_a_killed_worker_and_lets_nobody_else_in(
 def corpus_digests(engine: Engine, recipe: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The digests of all data stages, their batches done by this engine under Prefect."""
     monkeypatch.setenv("NIGHTSCHOOL_HOME", str(home))
-    from flows.corpus import corpus
+    from flows.kinds.corpus import corpus
     from flows.recipe import load_recipe
     from tasks.core.run import submit_to_prefect
     from tasks.core.stage import context

@@ -19,12 +19,12 @@ import polars as pl
 import psutil
 import pytest
 
-from models.outcome import told
-from models.progress import read_reports
-from models.saved import load_model
+from models.process.outcome import told
+from models.process.progress import read_reports
 from models.spec import FitSpec, Machine
+from models.text.model_folder import load_model
 from tasks.core.errors import StageError
-from tasks.supervise import supervise
+from tasks.training.supervise import supervise
 from tests.models.shards import file_bytes, stream_spec
 from tests.tasks.conftest import HeardLog
 
@@ -75,7 +75,7 @@ def ended(spec: FitSpec, group: list[BaseProcess], code: int = 0) -> FitSpec:
         process.join(120)
     said = [path.read_text() for path in sorted(spec.work.glob("stderr-*.txt"))]
     assert [process.exitcode for process in group] == [code] * len(group), said
-    # tasks/launch.py silences DDP's advice before torch is imported, which is too late here.
+    # tasks/training/torchrun.py silences DDP's advice before torch is imported, which is too late here.
     lines = [line for text in said for line in text.splitlines() if "find_unused_parameters" not in line]
     assert code or lines == []
     return spec

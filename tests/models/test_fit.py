@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from models.fit import fit
-from models.progress import read_reports
-from models.saved import load_model
+from models.learn.initial_weights import initial_model
+from models.process.progress import read_reports
 from models.spec import FitSpec, Machine, StartingPoint
-from models.start import initial_model
+from models.text.model_folder import load_model
 from tests.models.shards import examples_spec, file_bytes, stream_spec
 
 

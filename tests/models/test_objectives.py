@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.data import Batch
 from models.objectives import at_positions, classification_loss, loss_for, masked_token_loss, next_token_loss
+from models.order.loader import Batch
 from models.spec import FitSpec, MaskedToken, ModelConfig
-from models.transformer import Transformer, fresh
+from models.text.transformer import Transformer, fresh
 from tests.models.shards import TINY, VOCABULARY, examples_spec, stream_spec
 
 BIDIRECTIONAL = TINY.model_copy(update={"attention": "bidirectional"})

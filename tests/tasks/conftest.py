@@ -49,8 +49,8 @@ def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 def _small(root: Path, kind: str) -> Small:
     from tasks.core.batches import Batches
-    from tasks.tokenize import TokenizeSettings, tokenize
-    from tasks.tokenizer import TokenizerSettings, tokenizer
+    from tasks.corpus.tokenize import TokenizeSettings, tokenize
+    from tasks.corpus.tokenizer import TokenizerSettings, tokenizer
     from tasks.tokens.vocabulary import load_tokenizer
     from tests.models.shards import write_examples
 
@@ -98,8 +98,8 @@ def masked_model(wordpiece: Small, tmp_path_factory: pytest.TempPathFactory) -> 
 def _model(small: Small, root: Path, objective: Literal["next_token", "masked_token"]) -> Artifact:
     from models.fit import fit
     from models.spec import FitSpec, Machine, Optimisation, Source, TokenStream
-    from tasks.pretrain import objective_of, shape
-    from tasks.snapshot import shards_of, snapshot_digest
+    from tasks.corpus.snapshot import shards_of, snapshot_digest
+    from tasks.training.pretrain import objective_of, shape
     from tasks.training.settings import PretrainSettings
 
     settings = PretrainSettings(layers=2, width=32, heads=2, kv_heads=1, context_length=32, objective=objective)

@@ -163,7 +163,7 @@ def _events(file: Path) -> Path:
 
 def main(home: Path) -> None:
     os.environ["NIGHTSCHOOL_HOME"] = str(home)
-    from flows.nightly import night
+    from flows.nights.nightly import night
     from flows.recipe import load_recipe
 
     keys: dict[str, tuple[str, list[str]]] = {}

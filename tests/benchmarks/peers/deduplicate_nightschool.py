@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.core.batches import Batches
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
-from tasks.deduplicate import DeduplicateSettings, deduplicate
+from tasks.corpus.deduplicate import DeduplicateSettings, deduplicate
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tasks.core.batches import Batches
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
-from tasks.filter import FilterSettings, filter
+from tasks.corpus.filter import FilterSettings, filter
 
 SETTINGS = FilterSettings.model_validate({"c4": {}, "fineweb": {}, "mask": None})
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.hardware import keep_large_blocks
+from models.machine.hardware import keep_large_blocks
 
 THREADS = 2
 

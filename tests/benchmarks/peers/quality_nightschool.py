@@ -10,13 +10,13 @@ import sys
 import torch
 from torch import Tensor
 
-from models.data import Batch
+from models.learn.optimizers import learning_rate, optimizer_for
 from models.objectives import next_token_loss
-from models.optim import learning_rate, optimizer_for
-from models.order import Order
-from models.sizes import standard_model
+from models.order.loader import Batch
+from models.order.order import Order
 from models.spec import Optimisation
-from models.transformer import fresh
+from models.text.scaling_rules import standard_model
+from models.text.transformer import fresh
 from tests.benchmarks.peers.quality_loop import Corpus, measure
 
 

@@ -10,7 +10,7 @@ if mode == "run":
     from tasks.core.batches import Batches
     from tasks.core.stage import StageLog
     from tasks.core.store import Artifact
-    from tasks.tokenize import TokenizeSettings, tokenize
+    from tasks.corpus.tokenize import TokenizeSettings, tokenize
 
     (out / "shards").mkdir(parents=True)
     inputs = [Artifact(name, "0" * 40, path) for name, path in (("documents", source), ("tokenizer", tokenizer))]

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.data import Batch
-from models.hardware import keep_large_blocks
+from models.learn.optimizers import optimizer_for
+from models.machine.hardware import keep_large_blocks
 from models.objectives import loss_for
-from models.optim import optimizer_for
+from models.order.loader import Batch
 from models.spec import FitSpec
-from models.transformer import fresh
+from models.text.transformer import fresh
 
 
 def main(shape: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ def main(mode: str, shape: dict[str, Any]) -> None:
 def supervised(spec: FitSpec) -> None:
     """What the stage `pretrain` does with its spec, in a run with a journal of its own."""
     from tasks.core.run import RunLog
-    from tasks.supervise import supervise
+    from tasks.training.supervise import supervise
     from tests.plain import PlainRun
 
     home = spec.work / "home"

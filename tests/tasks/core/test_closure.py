@@ -53,7 +53,7 @@ def read_observed(keys: dict[str, tuple[str, list[str]]], ran: str) -> Observed:
 
 
 def symbol_at(file: Path, line: int) -> str:
-    """The symbol of the top-level statement at a line, such as `tasks.filter.filter`."""
+    """The symbol of the top-level statement at a line, such as `tasks.corpus.filter.filter`."""
     module = ".".join(file.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
     for first, last, name in statements_of(file):
         if first <= line <= last:
@@ -178,24 +178,26 @@ def moved_by(**edits: tuple[str, str] | str) -> set[str]:
 
 
 def test_what_carries_or_is_only_said_moves_no_key() -> None:
-    assert moved_by(tasks__supervise=("killing it.", "it is killed.")) == set()
-    assert moved_by(models__memory=("lower batch (now", "take a smaller batch (now")) == set()
-    assert moved_by(models__training=("import math\n", "import math  # a comment\n")) == set()
-    assert moved_by(models__optim=('"""How the weights move', '"""In which way the weights move')) == set()
+    assert moved_by(tasks__training__supervise=("killing it.", "it is killed.")) == set()
+    assert moved_by(models__machine__out_of_memory=("lower batch (now", "take a smaller batch (now")) == set()
+    assert moved_by(models__learn__training=("import math\n", "import math  # a comment\n")) == set()
+    assert moved_by(models__learn__optimizers=('"""How the weights move', '"""In which way the weights move')) == set()
 
 
 def test_a_changed_constant_or_page_moves_what_shows_it_and_nothing_else() -> None:
-    assert moved_by(tasks__baseline=("C=10,", "C=11,")) == {"baseline"}
-    assert moved_by(tasks__pages__lineage=("default=0)", "default=1)")) == {"report"}
-    assert moved_by(models__optim=("_MOMENTUM = 0.95", "_MOMENTUM = 0.9")) == set()  # Muon's, and this is AdamW
-    assert moved_by(models__foreign=("rtol=1e-3", "rtol=1e-2")) == set()  # another family's
-    assert moved_by(models__optim=("eps=1e-8", "eps=1e-7")) == {"pretrain", "finetune"}
+    assert moved_by(tasks__judging__baseline=("C=10,", "C=11,")) == {"baseline"}
+    assert moved_by(tasks__lineage__graph=("default=0)", "default=1)")) == {"report"}
+    assert (
+        moved_by(models__learn__optimizers=("_MOMENTUM = 0.95", "_MOMENTUM = 0.9")) == set()
+    )  # Muon's, and this is AdamW
+    assert moved_by(models__text__foreign=("rtol=1e-3", "rtol=1e-2")) == set()  # another family's
+    assert moved_by(models__learn__optimizers=("eps=1e-8", "eps=1e-7")) == {"pretrain", "finetune"}
 
 
 def test_a_family_an_objective_an_optimizer_and_a_format_that_join_move_no_key() -> None:
     dummy = "def load(folder, config): pass\n"
     joined = '"foreign": load_foreign, "resnet": "models.resnet:load"}'
-    assert moved_by(models__saved=('"foreign": load_foreign}', joined), models__resnet=dummy) == set()
+    assert moved_by(models__text__model_folder=('"foreign": load_foreign}', joined), models__resnet=dummy) == set()
     assert (
         moved_by(
             models__objectives=(

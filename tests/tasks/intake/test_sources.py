@@ -12,7 +12,7 @@ import pytest
 from tasks.core.batches import Batches
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import StageLog
-from tasks.ingest import IngestSettings, ingest, take_inventory
+from tasks.corpus.ingest import IngestSettings, ingest, take_inventory
 from tasks.intake.sources import Datasets, Files
 from tests.corpora import Row, fresh, rows_of
 

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.core.batches import Batches
 from tasks.core.stage import StageLog
-from tasks.ingest import IngestSettings, ingest, take_inventory
+from tasks.corpus.ingest import IngestSettings, ingest, take_inventory
 from tasks.intake.sources import Files
 from tasks.intake.webpage import PAGES, Pages, main_text
 from tests.corpora import Row, fresh, rows_of

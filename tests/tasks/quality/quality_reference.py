@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import regex
 
-from tasks.filter import FilterSettings
+from tasks.corpus.filter import FilterSettings
 from tasks.quality.rules import C4, FineWeb
 
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))

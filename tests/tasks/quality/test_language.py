@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from tasks.filter import FilterSettings, judge
+from tasks.corpus.filter import FilterSettings, judge
 from tasks.quality.language import Language, languages_of
 
 TEXTS = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.filter import FilterSettings, judge
+from tasks.corpus.filter import FilterSettings, judge
 from tasks.quality.measures import measure
 from tasks.quality.rules import C4, FineWeb
 from tests.tasks.quality.quality_reference import judged, measures_of

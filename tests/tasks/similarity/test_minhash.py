@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.deduplicate import DeduplicateSettings, sign_texts
+from tasks.corpus.deduplicate import DeduplicateSettings, sign_texts
 from tasks.similarity.minhash import (
     BINS,
     GROUPINGS,

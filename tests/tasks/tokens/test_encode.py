@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tasks.core.batches import Batches
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
-from tasks.tokenize import TokenizeSettings, tokenize
-from tasks.tokenizer import TokenizerSettings, tokenizer
+from tasks.corpus.tokenize import TokenizeSettings, tokenize
+from tasks.corpus.tokenizer import TokenizerSettings, tokenizer
 from tasks.tokens.encode import Encoder, fault_of
 from tasks.tokens.vocabulary import end_of_text_id, load_tokenizer
 from tests.corpora import corpus_of, fresh

@@ -1,0 +1,1 @@
+"""The step of a training, what it updates, and what it leaves behind."""

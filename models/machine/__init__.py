@@ -1,0 +1,1 @@
+"""What the hardware can do, and what a training chooses by it."""

@@ -1,0 +1,1 @@
+"""How the training process speaks with its parent, through files."""

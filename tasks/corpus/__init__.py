@@ -1,0 +1,1 @@
+"""The data stages: from sources to shards of tokens, pictures and histories."""
