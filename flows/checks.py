@@ -11,7 +11,7 @@ from pathlib import Path
 from flows.capacity import Machine, in_words, least_bytes, this_machine
 from flows.recipe import Finetuning, ImagesRecipe, InteractionsRecipe, Recipe, TextRecipe, load_recipe
 from flows.terminal.printable import sentence
-from models.spec import HubModel, ModelConfig
+from models.spec import ForeignConfig, ModelConfig
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
 from tasks.corpus.decontaminate import DecontaminateSettings
@@ -27,10 +27,10 @@ from tasks.judging.evaluate import GAP
 from tasks.tokens.adopt import adopt
 from tasks.tokens.pieces import SPECIALS
 from tasks.tokens.vocabulary import count_ids
-from tasks.training.origin import model_files, starting_model
 from tasks.training.pretrain import fresh_shape
 from tasks.training.schedule import Schedule, schedule
 from tasks.training.settings import ATTENTION, PretrainSettings
+from tasks.training.starting_model import model_files, starting_config
 
 PYTHON_SOURCES = ("python", "topics", "licences")
 """What a python-docs source calls its documents that are of no package."""
@@ -124,7 +124,7 @@ def _check_training(recipe: TextRecipe) -> None:
     settings, machine = recipe.pretrain, this_machine()
     _check_devices(settings, machine)
     model = _model_of(recipe)
-    if recipe.finetune is not None and isinstance(model, HubModel):
+    if recipe.finetune is not None and isinstance(model, ForeignConfig):
         raise UserError(
             f"`pretrain.start` is a {model.architecture}, and classification is learnt by our own transformer only: "
             "remove `finetune`, and fine-tune the exported folder elsewhere"
@@ -167,7 +167,7 @@ def _check_devices(settings: PretrainSettings, machine: Machine) -> None:
         )
 
 
-def _model_of(recipe: TextRecipe) -> ModelConfig | HubModel:
+def _model_of(recipe: TextRecipe) -> ModelConfig | ForeignConfig:
     """The model that the training would begin with.
 
     Raises:
@@ -183,7 +183,7 @@ def _model_of(recipe: TextRecipe) -> ModelConfig | HubModel:
     _require_mask(settings, recipe.tokenizer, "mask_token" in config)
     if settings.start is None:
         return fresh_shape(settings, count_ids(words))
-    return starting_model(settings.start, words, ATTENTION[settings.objective], settings.context_length)
+    return starting_config(settings.start, words, ATTENTION[settings.objective], settings.context_length)
 
 
 def _require_mask(settings: PretrainSettings, tokenizer: TokenizerSettings, has_mask: bool) -> None:

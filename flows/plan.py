@@ -9,16 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.spec import HubModel, ModelConfig
 from tasks.core.run import flat
-from tasks.core.stage import Call
-from tasks.core.store import Artifact, Request, Store, find_damage, run_of
-from tasks.training.pretrain import fresh_shape, shape
-from tasks.training.schedule import foretell
-from tasks.training.settings import PretrainSettings
+from tasks.core.stage import StageCall
+from tasks.core.store import Artifact, Promise, Request, Store, find_damage
 
-PROMISED = "?"
-"""Stands where the digest of an output that does not exist yet would stand."""
 SHOWN_DIFFERENCES = 4
 
 
@@ -41,10 +35,8 @@ class Plan:
 
     store: Store
     steps: list[Step] = field(default_factory=list)
-    vocabulary: int | None = None
-    """Tokens of the tokenizer that would be trained."""
 
-    def call(self, call: Call) -> Artifact:
+    def call(self, call: StageCall) -> Artifact:
         """Say what would happen; the answer is the artifact that stands, or a promise of one."""
         request = call.request()
         record = self.store.record(request)
@@ -55,42 +47,27 @@ class Plan:
             damage = find_damage(artifact, sampled_bytes=0)
             if damage is None:
                 if not call.settled:
-                    self._step(call, "reuse", [])
+                    self.steps.append(Step(call.node, call.stage.name, "reuse", []))
                 return artifact
-            self._step(call, "run", [f"its artifact is damaged: {damage}"])
-        else:
-            promised = [name for name, artifact in call.input_artifacts() if artifact.digest == PROMISED]
-            why = self._differences(call, request, promised)
-            if promised and not why:
-                self._step(call, "depends", [f"runs unless {name} comes out equal" for name in promised])
-            else:
-                work = self.store.scratch(request.key) / "work"
-                resumes = not promised and work.is_dir() and any(work.iterdir())
-                self._step(call, "resume" if resumes else "run", why or ["it has not run yet"])
-        return Artifact(call.stage.name, PROMISED, Path(PROMISED))
+            return self._promise(call, "run", [f"its artifact is damaged: {damage}"])
+        promised = [name for name, artifact in call.input_artifacts() if isinstance(artifact, Promise)]
+        why = self._differences(call, request, promised)
+        if promised and not why:
+            return self._promise(call, "depends", [f"runs unless {name} comes out equal" for name in promised])
+        work = self.store.scratch(request.key) / "work"
+        resumes = not promised and work.is_dir() and any(work.iterdir())
+        return self._promise(call, "resume" if resumes else "run", why or ["it has not run yet"])
 
     def write(self, path: Path, content: bytes) -> None:
         """Nothing: a plan leaves no trace."""
 
-    def _step(self, call: Call, action: str, why: list[str]) -> None:
-        derived = [] if action == "reuse" else self._derived(call)
-        self.steps.append(Step(call.node, call.stage.name, action, why, derived))
+    def _promise(self, call: StageCall, action: str, why: list[str]) -> Promise:
+        """Note that the stage would run, and what it would give."""
+        forecast = call.stage.foretell(**call.arguments)
+        self.steps.append(Step(call.node, call.stage.name, action, why, list(forecast.sentences)))
+        return Promise.of_stage(call.stage.name, forecast.metrics)
 
-    def _derived(self, call: Call) -> list[str]:
-        """What rules would give a pre-training; nothing where its model is not known yet."""
-        settings, tokenizer = call.arguments.get("settings"), call.arguments.get("tokenizer")
-        if not isinstance(settings, PretrainSettings) or tokenizer is None:
-            return []
-        model: ModelConfig | HubModel
-        if tokenizer.digest != PROMISED:
-            model = shape(settings, tokenizer)
-        elif self.vocabulary and not settings.start:
-            model = fresh_shape(settings, self.vocabulary)
-        else:
-            return []
-        return foretell(settings, model, goes_on=call.arguments["previous"] is not None)
-
-    def _differences(self, call: Call, wanted: Request, promised: list[str]) -> list[str]:
+    def _differences(self, call: StageCall, wanted: Request, promised: list[str]) -> list[str]:
         """What differs from the most similar request that has an answer; promised inputs count as equal."""
         candidates = [differences(record.request, wanted, promised) for record in self.store.records(wanted.stage)]
         if not candidates:
@@ -100,17 +77,12 @@ class Plan:
         return nearest[:SHOWN_DIFFERENCES] + ([f"and {more} more"] if more > 0 else [])
 
 
-def _summarised(call: Call, differences: list[str]) -> list[str]:
-    """One line for all that differs in an argument that can say itself what it holds, such as tonight's inventory."""
+def _summarised(call: StageCall, differences: list[str]) -> list[str]:
+    """One line for all that differs in an argument of which the stage has a summary, such as tonight's inventory."""
     for name, argument in call.arguments.items():
-        others = [difference for difference in differences if not difference.startswith(f"{name}.")]
-        if hasattr(argument, "summary") and len(others) < len(differences):
-            differences = [f"{name}: {argument.summary()}", *others]
-    previous = call.arguments.get("previous")
-    if isinstance(previous, Artifact):
-        others = [difference for difference in differences if not difference.startswith("input previous:")]
-        if len(others) < len(differences):
-            differences = [f"goes on from the trunk of night {run_of(previous)}", *others]
+        others = [told for told in differences if not told.startswith((f"{name}.", f"input {name}:"))]
+        if len(others) < len(differences) and (line := call.stage.summary(name, argument)) is not None:
+            differences = [line, *others]
     return differences
 
 
@@ -162,14 +134,12 @@ def make_plan(recipe_path: Path, home: Path) -> list[Step]:
         UserError: something that the recipe asks for cannot be (flows/checks.py).
     """
     from flows.checks import checked_recipe
-    from flows.recipe import TextRecipe
 
     recipe = checked_recipe(recipe_path)  # before Prefect is imported, which takes longer than all checks
     from flows.nights.nightly import night
     from tasks.core.stage import context
 
-    trained = recipe.tokenizer if isinstance(recipe, TextRecipe) and recipe.tokenizer.path is None else None
-    plan = Plan(Store(home), vocabulary=trained.vocabulary if trained else None)
+    plan = Plan(Store(home))
     token = context.set(plan)
     try:
         night(recipe, call=lambda flow, *arguments: flow.fn(*arguments))

@@ -99,7 +99,7 @@ class ModelConfig(Frozen):
         )
 
 
-class HubModel(Frozen):
+class ForeignConfig(Frozen):
     """A model of Hugging Face's that our transformer cannot be: it is trained as `transformers` computes it.
 
     Found by models/text/identify.py from the folder it starts from, which a FitSpec must then name.
@@ -118,7 +118,7 @@ class HubModel(Frozen):
     """It has no classification head."""
 
 
-SHAPES: ByName[type[Frozen]] = {"transformer": ModelConfig, "foreign": HubModel}
+SHAPES: ByName[type[Frozen]] = {"transformer": ModelConfig, "foreign": ForeignConfig}
 """What describes a model, by family."""
 
 
@@ -151,7 +151,7 @@ ALGORITHMS: ByName[str] = {"adamw": "models.learn.optimizers:adamw", "muon": "mo
 """What makes an optimizer, by name."""
 
 if TYPE_CHECKING:
-    Shape = ModelConfig | HubModel
+    Shape = ModelConfig | ForeignConfig
     Objective = NextToken | MaskedToken
 else:  # at run time the tables say what there is, so that another entry concerns nobody else
     Shape = Objective = Any
@@ -265,7 +265,7 @@ class FitSpec(Frozen):
     """Of the initial weights and of the order of samples."""
     start: StartingPoint | None = None
     """The model to start from; None = fresh weights. A head that it lacks is fresh."""
-    trained: Literal["all", "head"] = "all"
+    weights: Literal["all", "head"] = "all"
     """Which weights learn."""
     keep_trunk: bool = False
     """Whether `out` also receives `trunk/`, the checkpoint before the cooldown, from which another night can go on."""

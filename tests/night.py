@@ -13,6 +13,7 @@ import polars as pl
 
 from tasks.core.journal import Journal
 from tasks.core.store import Artifact, Reference, Request, Store
+from tasks.release.report import NightOfText
 
 SOURCES = ("stdlib", "topics", "numpy", "polars", "sklearn", "torch", "licences")
 DROPPED_BY_FILTER = (("too few words", "12 words, at least 50", 9), ("repeated lines", "0.41 of lines, at most 0.3", 4))
@@ -25,12 +26,23 @@ class Made:
     store: Store
     artifacts: dict[str, Artifact]
 
-    def report_arguments(self) -> list[Any]:
-        """Inputs of the report in the order of its parameters."""
+    def of_text(self) -> NightOfText:
+        """What the report is drawn of."""
         made = self.artifacts
-        judged = [made["ingest"], made["filter"], made["deduplicate"], None]
-        trained = ("pretrain", "evaluate", "finetune", "finetune-scratch", "baseline", "export")
-        return [*judged, made["tokenizer"], (made["tokenize"],), *(made[name] for name in trained)]
+        return NightOfText(
+            ingested=made["ingest"],
+            filtered=made["filter"],
+            deduplicated=made["deduplicate"],
+            decontaminated=None,
+            tokenizer=made["tokenizer"],
+            tokens=(made["tokenize"],),
+            model=made["pretrain"],
+            evaluation=made["evaluate"],
+            export=made["export"],
+            finetuned=made["finetune"],
+            scratch=made["finetune-scratch"],
+            baseline=made["baseline"],
+        )
 
 
 def make_night(home: Path, documents: int = 120) -> Made:

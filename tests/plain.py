@@ -14,8 +14,8 @@ from typing import Any
 
 from tasks.core import batches
 from tasks.core.journal import Journal
-from tasks.core.run import Outcome, Run
-from tasks.core.stage import Call, context
+from tasks.core.run import Run, StageOutcome
+from tasks.core.stage import StageCall, context
 from tasks.core.store import Artifact, Store
 
 
@@ -25,7 +25,7 @@ class SilentView:
     def began(self, node: str, action: str) -> None: ...
     def said(self, node: str, message: str) -> None: ...
     def progressed(self, node: str, done: float, total: float, unit: str) -> None: ...
-    def ended(self, outcome: Outcome) -> None: ...
+    def ended(self, outcome: StageOutcome) -> None: ...
 
 
 class PlainRun(Run):
@@ -34,11 +34,11 @@ class PlainRun(Run):
     def __init__(self, home: Path) -> None:
         super().__init__("plain", Store(home), Journal(home / "journals" / "plain.jsonl"), SilentView(), submit=None)
 
-    def call(self, call: Call) -> Artifact:
+    def call(self, call: StageCall) -> Artifact:
         return (call.settled and self._settled(call)) or self._recorded(call)
 
 
-def run_corpus(recipe: Path, home: Path) -> list[Outcome]:
+def run_corpus(recipe: Path, home: Path) -> list[StageOutcome]:
     """Run the flow `corpus` and return what its stages did."""
     os.environ["NIGHTSCHOOL_HOME"] = str(home)
     from flows.kinds.corpus import corpus

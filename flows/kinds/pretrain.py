@@ -30,7 +30,7 @@ def pretrain(recipe: TextRecipe, corpus: Corpus) -> Pretrained:
     tokens = teaching(corpus.tokens)
     previous = find_trunk(tokens, corpus.tokenizer, recipe.pretrain)
     model = train.run(tokens, corpus.tokenizer, previous, recipe.pretrain)
-    origin = recipe.pretrain.origin
-    evaluation = evaluate.run(corpus.tokens, corpus.tokenizer, model, origin, recipe.evaluate)
-    exported = export.run(model, corpus.tokenizer, origin)
+    start = recipe.pretrain.starting_model
+    evaluation = evaluate.run(corpus.tokens, corpus.tokenizer, model, start, recipe.evaluate)
+    exported = export.run(model, corpus.tokenizer, start)
     return Pretrained(model, evaluation, exported)

@@ -14,10 +14,10 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from models.files import write_file
 from tasks.core.errors import UserError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.lease import holder, take
-from tasks.core.store import write_atomic
 
 State = Literal["running", "done", "failed", "killed"]
 
@@ -90,7 +90,7 @@ class Ledger:
     def write(self, night: Night) -> None:
         folder = self.home / "nights"
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"{night.id}.json", night.model_dump_json(indent=1).encode())
+        write_file(folder / f"{night.id}.json", night.model_dump_json(indent=1).encode())
 
     @contextlib.contextmanager
     def hold(self, night: Night) -> Iterator[None]:

@@ -18,7 +18,7 @@ from flows.nights.session import open_session
 from flows.recipe import ImagesRecipe, InteractionsRecipe, Recipe, TextRecipe
 from tasks.core.stage import check_stage_names
 from tasks.core.store import Artifact
-from tasks.release.report import ReportSettings, report
+from tasks.release.report import NightOfText, ReportSettings, report
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Released:
     report: Artifact
 
 
-Call = Callable[..., Any]
+EnterFlow = Callable[..., Any]
 """How a flow is entered: by Prefect, or, for a plan, as a plain function."""
 
 
-def night(recipe: Recipe, call: Call = lambda flow, *arguments: flow(*arguments)) -> Released | None:
+def night(recipe: Recipe, call: EnterFlow = lambda flow, *arguments: flow(*arguments)) -> Released | None:
     """The pipeline of the recipe's kind of data; of images and interactions, shards are all there is as yet."""
     runner = recipe.engine.task_runner()
     match recipe:
@@ -48,27 +48,27 @@ def night(recipe: Recipe, call: Call = lambda flow, *arguments: flow(*arguments)
             return _night_of_text(recipe, call, runner)
 
 
-def _night_of_text(recipe: TextRecipe, call: Call, runner: TaskRunner[Any]) -> Released:
+def _night_of_text(recipe: TextRecipe, call: EnterFlow, runner: TaskRunner[Any]) -> Released:
     """Corpus, model, fine-tuning, report, in this order."""
     data = call(corpus.with_options(task_runner=runner), recipe)
     tonight = data.tonight
     model = call(pretrain, recipe, data)
     tuned = call(finetune, recipe.finetune, data, model) if recipe.finetune else None
-    written = report.run(
-        tonight.ingested,
-        tonight.filtered,
-        tonight.deduplicated,
-        tonight.decontaminated,
-        data.tokenizer,
-        data.tokens,
-        model.model,
-        model.evaluation,
-        tuned and tuned.pretrained,
-        tuned and tuned.scratch,
-        tuned and tuned.baseline,
-        model.export,
-        ReportSettings(title=recipe.name),
+    made = NightOfText(
+        ingested=tonight.ingested,
+        filtered=tonight.filtered,
+        deduplicated=tonight.deduplicated,
+        decontaminated=tonight.decontaminated,
+        tokenizer=data.tokenizer,
+        tokens=data.tokens,
+        model=model.model,
+        evaluation=model.evaluation,
+        export=model.export,
+        finetuned=tuned and tuned.pretrained,
+        scratch=tuned and tuned.scratch,
+        baseline=tuned and tuned.baseline,
     )
+    written = report.run(made, ReportSettings(title=recipe.name))
     return Released(model, tuned, written)
 
 

@@ -17,11 +17,12 @@ from flows.recipe_file import find_recipe
 from flows.servers.access import make_home
 from flows.servers.connection import connect_tracking
 from flows.terminal.view import LogView, Views
+from models.files import write_file
 from tasks.core.errors import StageError
 from tasks.core.journal import Journal
 from tasks.core.run import Run, View
 from tasks.core.stage import context
-from tasks.core.store import Artifact, Store, write_atomic
+from tasks.core.store import Artifact, Store
 from tasks.tracking.sender import Sender, sync
 
 DRAIN_S = 30.0
@@ -127,7 +128,7 @@ def _choose_night(ledger: Ledger, recipe: Recipe, path: Path, night_id: str | No
 def _record_start(home: Path, journal: Journal, night: Night, recipe: Recipe) -> None:
     journal.append("start", "", name=night.id, experiment=recipe.name, tags={"nightschool.recipe": night.recipe_path})
     copy = home / "nights" / f"{night.id}.recipe.yaml"
-    write_atomic(copy, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
+    write_file(copy, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
     journal.append("artifact", "", path=str(copy), to="recipe")
 
 

@@ -6,12 +6,12 @@ nothing old, and the same night run again finds the same trunk and is reused.
 
 from collections.abc import Iterator
 
-from tasks.core.stage import Call, context
+from tasks.core.stage import StageCall, context
 from tasks.core.store import Artifact, KeyRecord, find_damage
 from tasks.corpus.snapshot import Snapshot
-from tasks.training.origin import TRUNK, partitions_of
 from tasks.training.pretrain import pretrain
 from tasks.training.settings import TRUNK_SETTINGS, PretrainSettings
+from tasks.training.starting_model import TRUNK, partitions_of
 
 
 def find_trunk(tokens: Snapshot, tokenizer: Artifact, settings: PretrainSettings) -> Artifact | None:
@@ -29,7 +29,7 @@ def find_trunk(tokens: Snapshot, tokenizer: Artifact, settings: PretrainSettings
     store = context.get().store
     for artifact in newest_first:
         arguments = {"tokens": tokens, "tokenizer": tokenizer, "previous": artifact, "settings": settings}
-        if store.record(Call(pretrain, pretrain.name, arguments).request()):
+        if store.record(StageCall(pretrain, pretrain.name, arguments).request()):
             return artifact
     return newest_first[0]
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from models.files import create_file, write_file
 from tasks.core.errors import UserError
-from tasks.core.store import write_atomic
 
 USER = "nightschool"
 LINK_AGE_S = 600.0
@@ -64,12 +64,7 @@ class Access:
         file = _folder(home) / "secret.json"
         if not file.exists():
             made = {"secret": secrets.token_urlsafe(32), "page_host": f"{secrets.token_hex(8)}.localhost"}
-            aside = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
-            aside.touch(0o600)
-            aside.write_text(json.dumps(made))
-            with suppress(FileExistsError):  # another process was faster
-                os.link(aside, file)
-            aside.unlink()
+            create_file(file, json.dumps(made).encode())
         return cls(home, **json.loads(file.read_bytes()))
 
     @property
@@ -136,7 +131,7 @@ class Access:
         lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
         # A proxy would be sent the secret.
         lines += [f'export {name}="127.0.0.1,localhost${{{name}:+,${name}}}"' for name in ("NO_PROXY", "no_proxy")]
-        write_atomic(self.clients_file, "\n".join([*lines, ""]).encode())
+        write_file(self.clients_file, "\n".join([*lines, ""]).encode())
 
     def page(self, url: str) -> str:
         """The address for a browser of a server of ours, whose address for programs is `http://127.0.0.1:port`."""

@@ -31,8 +31,8 @@ from flows.servers.process import (
     locked,
     spawn,
 )
+from models.files import write_file
 from tasks.core.errors import StageError
-from tasks.core.store import write_atomic
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
@@ -45,7 +45,7 @@ RUN_GRACE_S = 30.0
 
 
 @dataclass(frozen=True)
-class Part:
+class Service:
     """One process of `up`."""
 
     name: str
@@ -72,7 +72,7 @@ class Services:
     """The living parts of `up`."""
 
     home: Path
-    parts: tuple[Part, ...]
+    parts: tuple[Service, ...]
     started: tuple[str, ...] = ()
     """Names of the parts that this call of `up` had to start; empty if everything was up."""
 
@@ -108,7 +108,7 @@ class Services:
         """A shell script that lets `prefect` and `mlflow` commands in."""
         return Access.of(self.home).clients_file
 
-    def part(self, name: str) -> Part | None:
+    def part(self, name: str) -> Service | None:
         """The living part of this name."""
         return next((part for part in self.parts if part.name == name), None)
 
@@ -139,7 +139,7 @@ def up(home: Path) -> Services:
         parts = {name: part for name, part in before.items() if part.process()}
         started: list[str] = []
 
-        def start(name: str, part: Part) -> None:
+        def start(name: str, part: Service) -> None:
             # Recorded before it answers, so that `down` finds it even if this process is killed in between.
             parts[name] = part
             started.append(name)
@@ -186,17 +186,17 @@ def down(home: Path) -> tuple[str, ...]:
     return alive
 
 
-def _start_prefect(home: Path, port: Port) -> Part:
+def _start_prefect(home: Path, port: Port) -> Service:
     log = home / "logs" / "prefect.log"
-    return _part("prefect", prefect.launch(home, port, log, private=False), port.url, log)
+    return _service("prefect", prefect.launch(home, port, log, private=False), port.url, log)
 
 
-def _start_mlflow(home: Path, port: Port) -> Part:
+def _start_mlflow(home: Path, port: Port) -> Service:
     log = home / "logs" / "mlflow.log"
-    return _part("mlflow", mlflow.launch(home, port, log), port.url, log)
+    return _service("mlflow", mlflow.launch(home, port, log), port.url, log)
 
 
-def _start_worker(home: Path, prefect_url: str) -> Part:
+def _start_worker(home: Path, prefect_url: str) -> Service:
     log = home / "logs" / "worker.log"
     command = [sys.executable, "-m", "prefect", "worker", "start"]
     command += ["--pool", POOL, "--type", "process", "--name", POOL]
@@ -204,14 +204,14 @@ def _start_worker(home: Path, prefect_url: str) -> Part:
         **environment(home, f"{prefect_url}/api"),
         "PREFECT_WORKER_QUERY_SECONDS": "3",  # not 10: somebody who clicks on Retry watches
     }
-    return _part("worker", spawn(command, log, variables, cwd=home), prefect_url, log)
+    return _service("worker", spawn(command, log, variables, cwd=home), prefect_url, log)
 
 
-def _part(name: str, process: "subprocess.Popen[bytes]", url: str, log: Path) -> Part:
-    return Part(name, process.pid, psutil.Process(process.pid).create_time(), url, str(log))
+def _service(name: str, process: "subprocess.Popen[bytes]", url: str, log: Path) -> Service:
+    return Service(name, process.pid, psutil.Process(process.pid).create_time(), url, str(log))
 
 
-def _port(before: Part | None, preferred: int) -> Port:
+def _port(before: Service | None, preferred: int) -> Port:
     """The port that a part had, or the next free one; the kernel lets go of it some 0.1 s after it shows a killed
     process as dead."""
     number = int(before.url.rpartition(":")[2]) if before else preferred
@@ -224,7 +224,7 @@ def _port(before: Part | None, preferred: int) -> Port:
     return listen(number)
 
 
-def _await_all(home: Path, parts: Iterable[Part]) -> None:
+def _await_all(home: Path, parts: Iterable[Service]) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     # A dead part is not asked: whoever has its port by now must not get the secret.
     while waiting := [part for part in parts if not (part.process() and _is_ready(home, part))]:
@@ -238,7 +238,7 @@ def _await_all(home: Path, parts: Iterable[Part]) -> None:
         time.sleep(0.05)
 
 
-def _is_ready(home: Path, part: Part) -> bool:
+def _is_ready(home: Path, part: Service) -> bool:
     if part.name == "prefect":
         return answers(home, f"{part.url}/api/health")
     if part.name == "mlflow":
@@ -248,7 +248,7 @@ def _is_ready(home: Path, part: Part) -> bool:
     return any(datetime.fromisoformat(heartbeat).timestamp() > part.created for heartbeat in heartbeats)
 
 
-def end_unlocked(parts: Iterable[Part]) -> None:
+def end_unlocked(parts: Iterable[Service]) -> None:
     """End servers that an earlier version of this program started, and their worker, which knows no secret."""
     doors = {"prefect": "/api/health", "mlflow": "/health"}
     servers = [part for part in parts if part.name in doors and part.process()]
@@ -267,7 +267,7 @@ def _flow_runs(home: Path) -> list[psutil.Process]:
     return runs
 
 
-def _end_parts(*parts: Part) -> None:
+def _end_parts(*parts: Service) -> None:
     _end([process for part in parts if (process := part.process())])
 
 
@@ -285,13 +285,13 @@ def _end(processes: list[psutil.Process], grace: float = STOP_TIMEOUT_S) -> None
     psutil.wait_procs(left, STOP_TIMEOUT_S)
 
 
-def _read(home: Path) -> list[Part]:
+def _read(home: Path) -> list[Service]:
     try:
-        return [Part(**part) for part in json.loads((home / "services.json").read_bytes())["parts"]]
+        return [Service(**part) for part in json.loads((home / "services.json").read_bytes())["parts"]]
     except FileNotFoundError:
         return []
 
 
-def _write(home: Path, parts: Iterable[Part]) -> None:
+def _write(home: Path, parts: Iterable[Service]) -> None:
     content = json.dumps({"parts": [asdict(part) for part in parts]}, indent=2)
-    write_atomic(home / "services.json", content.encode())
+    write_file(home / "services.json", content.encode())

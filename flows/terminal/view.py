@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.text import Text
 
 from flows.terminal.printable import printable, shown
-from tasks.core.run import Outcome, View
+from tasks.core.run import StageOutcome, View
 
 PLAIN_INTERVAL_S = 15.0
 
@@ -55,7 +55,7 @@ class TerminalView(AbstractContextManager["TerminalView"]):
             self._last_line = time.monotonic()
             self.said(node, amount)
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: StageOutcome) -> None:
         if outcome.node in self._tasks:
             self._bars.remove_task(self._tasks.pop(outcome.node))  # type: ignore[arg-type]
         mark = ("=", "cyan") if outcome.action in ("reused", "kept") else ("✓", "green")
@@ -81,7 +81,7 @@ class LogView:
             self._last_line = time.monotonic()
             self.said(node, amount_of(done, total, unit))
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: StageOutcome) -> None:
         self.said(outcome.node, f"{outcome.action} in {outcome.seconds:.1f} s, {outcome.digest[:12]}")
 
 
@@ -103,7 +103,7 @@ class Views:
         for view in self.views:
             view.progressed(node, done, total, unit)
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: StageOutcome) -> None:
         for view in self.views:
             view.ended(outcome)
 

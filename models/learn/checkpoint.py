@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.files import place_folder, sync
 from models.learn.incidents import Incident
 from models.learn.tensors import Tensors, write_tensors
 from models.machine.ranks import Ranks
@@ -99,9 +100,8 @@ def save_checkpoint(
         manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
         (aside / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         for path in (*files, aside / _MANIFEST, aside):
-            _sync(path)
-        os.rename(aside, final)
-        _sync(root)
+            sync(path)
+        place_folder(aside, final)
         if damage := find_damage(final):
             raise ValueError(f"The checkpoint just written is damaged ({damage}): check the disk of {root}.")
 
@@ -277,14 +277,6 @@ def _step(folder: Path) -> int:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _in_order(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterable[tuple[str, nn.Parameter]]:

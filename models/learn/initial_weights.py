@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from models.named import ByName
-from models.spec import FitSpec, HubModel, ModelConfig, TokenStream
+from models.spec import FitSpec, ForeignConfig, ModelConfig, TokenStream
 from models.text.foreign import empty_foreign, load_foreign
 from models.text.model_folder import load_model
 from models.text.transformer import Transformer, fresh
@@ -27,22 +27,22 @@ def initial_model(spec: FitSpec) -> Model:
     (models/text/model_folder.py).
     """
     model = FIRST[spec.model.family](spec, spec.model)
-    if spec.trained == "head":
+    if spec.weights == "head":
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith("classifier")
     return model
 
 
-def original(config: ModelConfig | HubModel, folder: Path, origin: Path | None, seed: int) -> Model:
-    """The model in `folder`, which has this config, before its training: with the weights in the folder `origin`, or
+def untrained(config: ModelConfig | ForeignConfig, folder: Path, start: Path | None, seed: int) -> Model:
+    """The model in `folder`, which has this config, before its training: with the weights in the folder `start`, or
     ones that have learnt nothing."""
-    return ORIGINAL[config.family](config, folder, origin, seed)
+    return UNTRAINED[config.family](config, folder, start, seed)
 
 
-def _hub_model(spec: FitSpec, config: HubModel) -> Model:
+def _hub_model(spec: FitSpec, config: ForeignConfig) -> Model:
     if spec.start is None:
         raise ValueError(f"A {config.architecture} has no fresh weights here: name the folder of one to start from.")
-    if spec.trained == "head":
+    if spec.weights == "head":
         raise ValueError(f"A {config.architecture} has no classification head here: train all of it.")
     if spec.start.trunk:
         return empty_foreign(spec.start.folder, config)
@@ -72,16 +72,16 @@ def _our_model(spec: FitSpec, config: ModelConfig) -> Model:
     return model
 
 
-def _our_original(config: ModelConfig, folder: Path, origin: Path | None, seed: int) -> Model:
+def _our_untrained(config: ModelConfig, folder: Path, start: Path | None, seed: int) -> Model:
     model = fresh(config, seed)
-    if origin:
-        model.load_state_dict(load_model(origin).state_dict())
+    if start:
+        model.load_state_dict(load_model(start).state_dict())
     return model
 
 
-def _hub_original(config: HubModel, folder: Path, origin: Path | None, seed: int) -> Model:
-    if origin:
-        return load_foreign(origin, config)
+def _hub_untrained(config: ForeignConfig, folder: Path, start: Path | None, seed: int) -> Model:
+    if start:
+        return load_foreign(start, config)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return empty_foreign(folder, config)
@@ -90,8 +90,8 @@ def _hub_original(config: HubModel, folder: Path, origin: Path | None, seed: int
 FIRST: ByName[Callable[[FitSpec, Any], Model]] = {"transformer": _our_model, "foreign": _hub_model}
 """What makes the weights before the first step, by family."""
 
-ORIGINAL: ByName[Callable[[Any, Path, Path | None, int], Model]] = {
-    "transformer": _our_original,
-    "foreign": _hub_original,
+UNTRAINED: ByName[Callable[[Any, Path, Path | None, int], Model]] = {
+    "transformer": _our_untrained,
+    "foreign": _hub_untrained,
 }
 """What makes the model that a trained one was before, by family."""

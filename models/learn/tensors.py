@@ -29,7 +29,7 @@ _PLACES = "places"
 
 
 @dataclass(frozen=True)
-class Part:
+class TensorPart:
     """A stretch of a tensor's first dimension; a whole tensor is the stretch from 0."""
 
     begin: int
@@ -55,16 +55,16 @@ def write_tensors(folder: Path, kind: str, tensors: dict[str, Tensor], ranks: Ra
     _write({name: _plain(tensor) for name, tensor in mine.items()}, file, {_PLACES: json.dumps(places, sort_keys=True)})
 
 
-def part_of(tensor: Tensor) -> Part:
+def part_of(tensor: Tensor) -> TensorPart:
     """Which part of the whole this process holds. Only division by rows, as FSDP's, is known."""
     shape = tuple(tensor.shape)
     if not isinstance(tensor, DTensor) or not any(isinstance(p, Shard) for p in tensor.placements):
-        return Part(0, shape[0] if shape else 1, shape)
+        return TensorPart(0, shape[0] if shape else 1, shape)
     (placement,) = tensor.placements
     assert isinstance(placement, Shard) and placement.dim == 0, f"divided as {tensor.placements}"
     chunk = -(-shape[0] // tensor.device_mesh.size())
     begin = min(shape[0], chunk * tensor.device_mesh.get_local_rank())
-    return Part(begin, min(chunk, shape[0] - begin), shape)
+    return TensorPart(begin, min(chunk, shape[0] - begin), shape)
 
 
 class Tensors:
@@ -107,7 +107,7 @@ class Tensors:
         pieces = [reader.get_tensor(name) for reader, _ in self._found(name)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def read_rows(self, name: str, part: Part) -> Tensor:
+    def read_rows(self, name: str, part: TensorPart) -> Tensor:
         """The rows of the part alone, from whichever files hold them."""
         pieces = []
         for reader, begin in self._found(name):

@@ -14,7 +14,7 @@ import torch
 
 from models.machine.hardware import prepare_compiler
 from models.objectives import Loss, loss_for
-from models.spec import FitSpec, HubModel
+from models.spec import FitSpec, ForeignConfig
 
 if TYPE_CHECKING:
     from models.text.foreign import Model
@@ -26,7 +26,7 @@ def compiled_loss(spec: FitSpec, model: Model, cache: Path) -> Loss:
     A foreign model is one graph with its loss: which of its parts repeat is its own affair.
     """
     options = prepare_compiler(cache)
-    if isinstance(spec.model, HubModel):
+    if isinstance(spec.model, ForeignConfig):
         return torch.compile(loss_for(spec), dynamic=False, options=options)
     for block in model.get_submodule("blocks").children():
         block.compile(dynamic=False, options=options)

@@ -6,7 +6,7 @@ Light: the supervising parent reads it without importing torch.
 
 from __future__ import annotations
 
-from models.spec import HubModel, ModelConfig
+from models.spec import ForeignConfig, ModelConfig
 
 _DENSE_BF16_TERAFLOPS = (
     ("H100 PCIe", 756.0),
@@ -26,14 +26,14 @@ _DENSE_BF16_TERAFLOPS = (
 """From the makers' data sheets, without sparsity (they print twice that), sums in float32; the longer names first."""
 
 
-def flops_per_token(config: ModelConfig | HubModel) -> int | None:
+def flops_per_token(config: ModelConfig | ForeignConfig) -> int | None:
     """Of a training step, forward and backward, by PaLM's count: 6 N + 12 L H Q T (Chowdhery et al. 2022, appendix B).
 
     N are the weights that multiply: all but the embedding where it is only looked up (it counts where it is also the
     output layer). L layers, H heads, Q features a head, T tokens of context; the count takes no half off for the causal
     mask, as PaLM's does not. None for a model of another architecture, whose sizes are not known here.
     """
-    if isinstance(config, HubModel):
+    if isinstance(config, ForeignConfig):
         return None
     attention = 2 * config.width * config.head_width * (config.heads + config.kv_heads)
     mlp = 3 * config.width * config.mlp_width

@@ -28,12 +28,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.files import write_file
 from models.machine.flops import flops_per_token
 from models.machine.hardware import Arithmetic, bf16_units, cannot_compile, choose_precision, device, machine_name
 from models.objectives import Loss
 from models.order.loader import Batch
 from models.process.heartbeat import beat
-from models.spec import FitSpec, HubModel, TokenStream
+from models.spec import FitSpec, ForeignConfig, TokenStream
 
 SHORT_S = 30.0
 """A training shorter than this by arithmetic is neither timed nor compiled."""
@@ -78,7 +79,7 @@ def choose(
         processes: how many share the work; their communication is not timed.
     """
     ruled = _by_rule(spec)
-    if isinstance(spec.model, HubModel) or spec.data.kind != "stream" or spec.machine.strategy == "fsdp":
+    if isinstance(spec.model, ForeignConfig) or spec.data.kind != "stream" or spec.machine.strategy == "fsdp":
         return ruled  # a foreign model's arithmetic is not known, nor whether it makes one graph
     # Where the rule says float32 the machine has no bf16 units: only to look would take minutes.
     contest = spec.machine.precision == "auto" and ruled.precision == "bf16"
@@ -222,7 +223,7 @@ def _key(spec: FitSpec, processes: int) -> str:
         "model": spec.model.model_dump(),
         "objective": spec.data.objective.model_dump(),
         "document_mask": spec.data.document_mask,
-        "trained": spec.trained,
+        "weights": spec.weights,
         "batch": spec.batch,
         "accumulate": spec.accumulate,
         "processes": processes,
@@ -242,9 +243,8 @@ def _remember(cache: Path | None, key: str, took: Seconds) -> None:
     if cache is None:
         return
     cache.mkdir(parents=True, exist_ok=True)
-    aside = cache / f"step-seconds.json.{key[:16]}"
-    aside.write_text(json.dumps(_read(cache) | {key: took}, indent=1))
-    aside.replace(cache / "step-seconds.json")
+    known = _read(cache) | {key: took}
+    write_file(cache / "step-seconds.json", json.dumps(known, indent=1).encode(), durable=False)
 
 
 def _read(cache: Path | None) -> dict[str, Seconds]:

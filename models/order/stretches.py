@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from models.files import written_aside
 from models.order.shards import map_file, read_columns
 
 MANY = 256
@@ -55,12 +56,8 @@ def runs_of(shards: Sequence[Path], only: str | None, index: Path | None) -> Run
     found = find_runs(shards, only)
     with contextlib.suppress(OSError):  # a full disk: the next process finds the runs again
         index.mkdir(parents=True, exist_ok=True)
-        aside = index / f"{key}.{os.getpid()}"
-        with aside.open("wb") as file:
+        with written_aside(index / f"{key}-{found.dtype.name}.npy") as file:
             np.save(file, found.table)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(index / f"{key}-{found.dtype.name}.npy")
     return found
 
 

@@ -7,10 +7,11 @@ parent reads it.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+from models.files import create_file
 
 _FILE = "outcome.json"
 
@@ -29,17 +30,7 @@ class Outcome:
 
 def tell(work: Path, outcome: Outcome) -> None:
     """Leave the outcome unless another process of the group did: the first to fail pulls the others down."""
-    aside = work / f".{_FILE}.{outcome.rank}"
-    with aside.open("w") as file:
-        json.dump(asdict(outcome), file)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(aside, work / _FILE)
-    except FileExistsError:
-        pass
-    finally:
-        aside.unlink()
+    create_file(work / _FILE, json.dumps(asdict(outcome)).encode())
 
 
 def told(work: Path) -> Outcome | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from models.files import write_file
 from models.machine.hardware import Arithmetic
 from models.machine.ranks import Ranks
 from models.spec import FitSpec
@@ -50,13 +50,8 @@ class Claim:
         """Record the choices of the first process, with facts about the machine for who reads; returns them."""
         bits = Bits(**self.ranks.agree(asdict(bits)))
         if self.ranks.first:
-            record = self.spec.work / _FILE
-            aside = record.with_suffix(".writing")
-            with aside.open("w") as file:
-                json.dump({"identity": self.spec.identity(), "bits": asdict(bits), "machine": machine}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(record)
+            record = {"identity": self.spec.identity(), "bits": asdict(bits), "machine": machine}
+            write_file(self.spec.work / _FILE, json.dumps(record).encode())
         return bits
 
 

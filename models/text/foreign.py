@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from models.spec import HubModel
+from models.spec import ForeignConfig
 from models.text.attention import padding_apart, positions_within, visible_within
 from models.text.identify import OFFSET_POSITIONS, load_config
 from models.text.transformer import Transformer
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Foreign(nn.Module):
     """A model of `transformers` with the two methods of ours that objectives, scores and samples call."""
 
-    def __init__(self, hub: PreTrainedModel, config: HubModel) -> None:
+    def __init__(self, hub: PreTrainedModel, config: ForeignConfig) -> None:
         super().__init__()
         self.config = config
         self.hub = hub.eval()
@@ -95,14 +95,14 @@ Model = Transformer | Foreign
 """What can be pre-trained here."""
 
 
-def load_foreign(folder: Path, config: HubModel) -> Foreign:
+def load_foreign(folder: Path, config: ForeignConfig) -> Foreign:
     """The model in the folder, float32, on the CPU; `config.context_length` may be shorter than what it was made for.
 
     Raises ValueError when the folder is not of that architecture, has no head for that objective, lacks weights, holds
     them as pickles only, needs code of its own, or sees later tokens although it is said to be causal.
     """
     there = load_config(folder, config.attention)
-    if not isinstance(there, HubModel) or there.architecture != config.architecture:
+    if not isinstance(there, ForeignConfig) or there.architecture != config.architecture:
         raise ValueError(f"The model in {folder} is {there}, and {config} is asked for.")
     if there.vocabulary != config.vocabulary or there.context_length < config.context_length:
         raise ValueError(
@@ -124,7 +124,7 @@ def load_foreign(folder: Path, config: HubModel) -> Foreign:
     return model
 
 
-def empty_foreign(folder: Path, config: HubModel) -> Foreign:
+def empty_foreign(folder: Path, config: ForeignConfig) -> Foreign:
     """The same architecture with weights of no meaning, by the folder's config.json: what a checkpoint is laid into."""
     from transformers import AutoConfig
 
@@ -145,13 +145,13 @@ def save_foreign(folder: Path, model: Foreign, weights: Mapping[str, Tensor]) ->
     model.hub.save_pretrained(folder, state_dict=inner)
 
 
-def _auto_class(config: HubModel) -> Any:
+def _auto_class(config: ForeignConfig) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     return AutoModelForCausalLM if config.attention == "causal" else AutoModelForMaskedLM
 
 
-def _from_folder(folder: Path, config: HubModel) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _from_folder(folder: Path, config: ForeignConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
     _without_bars()
     try:
         return _auto_class(config).from_pretrained(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from models.spec import HubModel, ModelConfig
+from models.spec import ForeignConfig, ModelConfig
 
 Attention = Literal["causal", "bidirectional"]
 
@@ -35,8 +35,8 @@ _UNLIMITED = 1 << 30
 """Tokens; for architectures without a table of positions."""
 
 
-def load_config(folder: Path, attention: Attention | None = None) -> ModelConfig | HubModel:
-    """The shape of the model in the folder: a ModelConfig where our transformer can hold it, else a HubModel.
+def load_config(folder: Path, attention: Attention | None = None) -> ModelConfig | ForeignConfig:
+    """The shape of the model in the folder: a ModelConfig where our transformer can hold it, else a ForeignConfig.
 
     Args:
         folder: with a config.json that `save_model` wrote or `transformers` did.
@@ -60,7 +60,7 @@ def load_config(folder: Path, attention: Attention | None = None) -> ModelConfig
         raise ValueError(f"{path} describes no model ({type(error).__name__}: {reason})") from error
 
 
-def _described(folder: Path, described: Mapping[str, Any], attention: Attention | None) -> ModelConfig | HubModel:
+def _described(folder: Path, described: Mapping[str, Any], attention: Attention | None) -> ModelConfig | ForeignConfig:
     serves = attention or _said(described)
     if serves is None:
         raise ValueError(
@@ -160,13 +160,13 @@ def _said(described: Mapping[str, Any]) -> Attention | None:
     return None
 
 
-def _foreign_config(folder: Path, described: Mapping[str, Any], attention: Attention) -> HubModel:
+def _foreign_config(folder: Path, described: Mapping[str, Any], attention: Attention) -> ForeignConfig:
     if "vocab_size" not in described or described.get("is_encoder_decoder"):
         raise ValueError(f"The {described['model_type']} in {folder} is no model of one sequence of tokens.")
     context = next((described[name] for name in _CONTEXT if described.get(name)), _UNLIMITED)
     if described["model_type"] in OFFSET_POSITIONS:
         context -= described.get("pad_token_id", 1) + 1
-    return HubModel(
+    return ForeignConfig(
         architecture=described["model_type"],
         attention=attention,
         vocabulary=described["vocab_size"],

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from models.files import place_folder, sync, write_file
 from tasks.core.digest import canonical
 from tasks.core.stage import StageLog
-from tasks.core.store import sync_path, write_atomic
 
 FACTS_FILE = "facts.json"
 ASIDE = ".writing-"
@@ -41,7 +41,7 @@ Submit = Callable[[BatchFunction, Any, Path], Future]
 
 
 @dataclass(frozen=True)
-class Batch:
+class DoneBatch:
     """A batch that is done: the folder with its files, and what its function returned."""
 
     folder: Path
@@ -72,7 +72,7 @@ class Batches:
         self._submit = submit
         self._log = log or StageLog()
 
-    def map(self, name: str, function: BatchFunction, items: Sequence[Any]) -> list[Batch]:
+    def map(self, name: str, function: BatchFunction, items: Sequence[Any]) -> list[DoneBatch]:
         """Call `function(item, folder)` for each item that is not done yet; results in the order of the items.
 
         Args:
@@ -94,10 +94,10 @@ class Batches:
             futures = [pool.submit(do_batch, function, *work) for work in zip(items, folders, strict=True)]
             return self._collect(name, folders, futures)
 
-    def _collect(self, name: str, folders: Sequence[Path], futures: Sequence[Future]) -> list[Batch]:
+    def _collect(self, name: str, folders: Sequence[Path], futures: Sequence[Future]) -> list[DoneBatch]:
         done = []
         for folder, future in zip(folders, futures, strict=True):
-            done.append(Batch(folder, future.result()))
+            done.append(DoneBatch(folder, future.result()))
             self._log.progress(len(done), len(folders), f"batches ({name})")
         return done
 
@@ -115,11 +115,10 @@ def do_batch(function: BatchFunction, item: Any, folder: Path) -> Facts:
     try:
         facts = function(item, aside)
         for path in aside.rglob("*"):
-            sync_path(path)
-        write_atomic(aside / FACTS_FILE, canonical(facts))
+            sync(path)
+        write_file(aside / FACTS_FILE, canonical(facts))
         if not finished.exists():
-            os.rename(aside, folder)
-            sync_path(folder.parent)
+            place_folder(aside, folder)
     except OSError:
         if not finished.exists():  # else the other worker renamed its own between our look and our rename
             raise

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 
 from tasks.core.carriers import CARRIERS, SILENT_LIBRARIES
 from tasks.core.errors import StageError
-from tasks.core.syntax import EFFECTS, MAIN, Import, ModuleSyntax, Symbol
+from tasks.core.references import Import
+from tasks.core.symbols import EFFECTS, MAIN, ModuleSyntax, Symbol
 
 Modules = Callable[[str], ModuleSyntax | None]
 """The syntax of a module by its dotted name; None for what is no file of the project."""

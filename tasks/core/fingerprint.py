@@ -1,7 +1,7 @@
 """Fingerprints: what a stage's code is, so that a changed helper reruns it and a changed comment does not.
 
 The code of a stage is the closure of symbols that its function can reach (tasks/core/closure.py), each with a hash
-(tasks/core/syntax.py), the files that it reads beside them, and the releases of Python and of the libraries that the
+(tasks/core/symbols.py), the files that it reads beside them, and the releases of Python and of the libraries that the
 closure takes anything from. Nothing is imported and nothing is listed by hand but what carries
 (tasks/core/carriers.py). A night's 13 stages take half a second of processor time when files are read for the first
 time, 40 ms afterwards.
@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tasks.core.closure import Closure, Code
-from tasks.core.syntax import ModuleSyntax, read_module
+from tasks.core.symbols import ModuleSyntax, read_module
 
 PROJECT = ("flows", "tasks", "models")
 ROOT = Path(__file__).resolve().parents[__name__.count(".")]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from models.files import write_file
 from tasks.core.errors import StageError
 
 TTL_S = 30.0
@@ -137,6 +138,4 @@ def _read(path: Path) -> dict:
 
 
 def _write(path: Path, claim: dict) -> None:
-    aside = path.with_suffix(".new")
-    aside.write_text(json.dumps(claim))
-    aside.replace(path)
+    write_file(path, json.dumps(claim).encode(), durable=False)

@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from models.files import write_file
 from tasks.core.batches import Batches, BatchFunction, Future, Submit, do_batch
 from tasks.core.errors import StageError, UserError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.lease import take
-from tasks.core.stage import Call, Input, StageLog
-from tasks.core.store import SAMPLED_BYTES, Artifact, Request, Store, Waiver, write_atomic, write_run_record
+from tasks.core.stage import Input, StageCall, StageLog
+from tasks.core.store import SAMPLED_BYTES, Artifact, Request, Store, Waiver, write_run_record
 
 SHOWN_IN_MLFLOW = (".json", ".html", ".md", ".svg", ".png")
 SHOWN_BYTES = 4 << 20
@@ -30,7 +31,7 @@ SETTLED_READ_BACK = 0.1
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StageOutcome:
     """How one stage of a run ended."""
 
     node: str
@@ -47,7 +48,7 @@ class View(Protocol):
     def began(self, node: str, action: str) -> None: ...
     def said(self, node: str, message: str) -> None: ...
     def progressed(self, node: str, done: float, total: float, unit: str) -> None: ...
-    def ended(self, outcome: Outcome) -> None: ...
+    def ended(self, outcome: StageOutcome) -> None: ...
 
 
 @dataclass
@@ -60,12 +61,12 @@ class Run:
     view: View
     keep: frozenset[str] = frozenset()
     """Stages whose old output is accepted although their code or libraries have changed."""
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[StageOutcome] = field(default_factory=list)
     failed_node: str | None = None
     submit: Submit | None = field(default_factory=lambda: submit_to_prefect)
     """The engine that does the stages' batches; None: threads of this process."""
 
-    def call(self, call: Call) -> Artifact:
+    def call(self, call: StageCall) -> Artifact:
         """Run the stage as a Prefect task and return its artifact."""
         from prefect import task
         from prefect.cache_policies import NO_CACHE
@@ -85,9 +86,9 @@ class Run:
     def write(self, path: Path, content: bytes) -> None:
         """Replace a file below the home folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)
+        write_file(path, content)
 
-    def _settled(self, call: Call) -> Artifact | None:
+    def _settled(self, call: StageCall) -> Artifact | None:
         """The output of an earlier night: sizes are compared, and of every tenth artifact the bytes of a file, so that
         a night costs what is new and all the same reads everything back in the course of time."""
         read_back = int(random.random() < SETTLED_READ_BACK)
@@ -95,7 +96,7 @@ class Run:
         return standing[1] if standing else None
 
     def _standing(
-        self, call: Call, request: Request, warn: Callable[[str], None], sampled_bytes: int | None = SAMPLED_BYTES
+        self, call: StageCall, request: Request, warn: Callable[[str], None], sampled_bytes: int | None = SAMPLED_BYTES
     ) -> tuple[str, Artifact] | None:
         """What answers the request, or may be accepted for it, and how it does: reused or kept."""
         found = self.store.find(request, warn, sampled_bytes)
@@ -109,7 +110,7 @@ class Run:
             warn(f"nothing to keep: no output of {request.stage} differs in its code or libraries only")
         return ("kept", kept) if kept is not None else None
 
-    def _recorded(self, call: Call) -> Artifact:
+    def _recorded(self, call: StageCall) -> Artifact:
         """Find or make the artifact, and write what happens into the journal."""
         started = time.monotonic()
         request = call.request()
@@ -128,12 +129,12 @@ class Run:
                     "NIGHTSCHOOL_HOME at a larger disk"
                 ) from error
             raise
-        outcome = Outcome(call.node, call.stage.name, action, artifact.digest, time.monotonic() - started)
+        outcome = StageOutcome(call.node, call.stage.name, action, artifact.digest, time.monotonic() - started)
         self.outcomes.append(outcome)
         self.view.ended(outcome)
         return artifact
 
-    def _obtain(self, call: Call, request: Request, log: "RunLog") -> tuple[str, Artifact]:
+    def _obtain(self, call: StageCall, request: Request, log: "RunLog") -> tuple[str, Artifact]:
         standing = self._standing(call, request, log.info)
         if standing is not None:
             return standing
@@ -168,7 +169,7 @@ class Run:
             write_run_record(artifact, self.id, call.node, started)
             return "resumed" if resumed else "ran", artifact
 
-    def _record_start(self, call: Call, request: Request) -> None:
+    def _record_start(self, call: StageCall, request: Request) -> None:
         tags = {"nightschool.stage": request.stage, "nightschool.key": request.key}
         self.journal.append("start", call.node, name=call.node, tags=tags)
         self.journal.append("params", call.node, values=flat(request.settings))

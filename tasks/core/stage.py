@@ -6,19 +6,19 @@
     deduplicate(documents, settings, out, StageLog())   # plainly: just the function, as unit tests call it
     deduplicate.run(documents, settings)                # in a flow: reused, resumed or run, committed, recorded
 
-The signature is the declaration. Parameters annotated `Artifact` (or `tuple[Artifact, ...]`) are inputs, pydantic
-models are settings; both enter the key. `out` is an empty folder to write into; a stage that also asks for `work` gets
-a folder that outlives a kill until the commit, one that asks for `batches` (tasks/core/batches.py) a way to divide its
-work among the workers of the recipe's engine, one that asks for `cache` a folder that all runs of a home share, for
-what may be lost at any time. What `.run` does is decided by the context that a flow opened: a run
-executes (`tasks/core/run.py`), a plan explains.
+The signature is the declaration. Parameters annotated `Artifact` (or `tuple[Artifact, ...]`, or a frozen dataclass of
+them) are inputs, pydantic models are settings; both enter the key. `out` is an empty folder to write into; a stage that
+also asks for `work` gets a folder that outlives a kill until the commit, one that asks for `batches`
+(tasks/core/batches.py) a way to divide its work among the workers of the recipe's engine, one that asks for `cache` a
+folder that all runs of a home share, for what may be lost at any time. What `.run` does is decided by the context that
+a flow opened: a run executes (`tasks/core/run.py`), a plan explains.
 """
 
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Protocol, get_args, get_origin, get_type_hints
@@ -37,6 +37,16 @@ FOR_KEY = {"key": True}
 Input = Artifact | tuple[Artifact, ...] | None
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """What can be said of a stage's output before it runs."""
+
+    sentences: tuple[str, ...] = ()
+    """What rules would decide where the recipe does not, each with the rule."""
+    metrics: Metrics = field(default_factory=dict)
+    """Those of its figures that are known already."""
+
+
 class StageLog:
     """Where a stage reports to while it works. This base is silent: what plain calls and unit tests use."""
 
@@ -51,7 +61,7 @@ class StageLog:
 
 
 @dataclass(frozen=True)
-class Call:
+class StageCall:
     """One stage asked for in a flow: which, under which name, on what."""
 
     stage: "Stage"
@@ -63,7 +73,14 @@ class Call:
 
     @property
     def inputs(self) -> dict[str, Input]:
-        return {name: value for name, value in self.arguments.items() if name in self.stage.input_names}
+        """Artifacts by the name of their parameter, or of the field of it."""
+        found: dict[str, Input] = {}
+        for name, value in self.arguments.items():
+            if name in self.stage.bundles:
+                found |= {inner.name: getattr(value, inner.name) for inner in fields(value)}
+            elif name in self.stage.input_names:
+                found[name] = value
+        return found
 
     def input_artifacts(self) -> Iterator[tuple[str, Artifact]]:
         """(parameter name, artifact) of every input; those of a parameter that takes several are numbered from 0."""
@@ -105,7 +122,7 @@ class Call:
 
     def _settings(self) -> Iterator[tuple[str, BaseModel]]:
         for name, value in self.arguments.items():
-            if name not in self.stage.input_names:
+            if name not in self.stage.input_names | self.stage.bundles:
                 yield name, value
 
 
@@ -114,7 +131,7 @@ class Context(Protocol):
 
     store: Store
 
-    def call(self, call: Call) -> Artifact: ...
+    def call(self, call: StageCall) -> Artifact: ...
 
     def write(self, path: Path, content: bytes) -> None:
         """Keep a fact of the flow's own beside the artifacts; a plan keeps nothing."""
@@ -147,6 +164,8 @@ class Stage:
         names: tuple[str, ...],
         files: tuple[Path, ...],
         external: bool,
+        foretell: Callable[..., Forecast] | None,
+        summary: Callable[[str, Any], str | None] | None,
     ) -> None:
         self.function = function
         self.name = function.__name__
@@ -155,19 +174,21 @@ class Stage:
         self.names = names
         self.files = files
         self.external = external
+        self.foretell = foretell or (lambda **_: Forecast())
+        self.summary = summary or (lambda name, value: None)
         known_stages[self.name] = self
         self.__doc__ = function.__doc__
         self.signature = inspect.signature(function)
         hints = get_type_hints(function)
         wanted = [name for name in self.signature.parameters if name not in GIVEN]
         self.input_names = frozenset(name for name in wanted if _is_artifact(hints[name]))
+        self.bundles = frozenset(name for name in wanted if _is_bundle(hints[name]))
         for name in wanted:
-            if name not in self.input_names and not (
-                isinstance(hints[name], type) and issubclass(hints[name], BaseModel)
-            ):
+            is_settings = isinstance(hints[name], type) and issubclass(hints[name], BaseModel)
+            if name not in self.input_names | self.bundles and not is_settings:
                 raise TypeError(
-                    f"stage {self.name}: parameter {name} is {hints[name]}, but only artifacts and pydantic models can "
-                    "enter a key; make it one of them"
+                    f"stage {self.name}: parameter {name} is {hints[name]}, but only artifacts, dataclasses of them, "
+                    "and pydantic models can enter a key; make it one of them"
                 )
         self.keeps_work = "work" in self.signature.parameters
         self.in_batches = "batches" in self.signature.parameters
@@ -191,7 +212,7 @@ class Stage:
         )
         bound = wanted.bind(*args, **kwargs)
         bound.apply_defaults()
-        return context.get().call(Call(self, node or self.name, dict(bound.arguments), settled))
+        return context.get().call(StageCall(self, node or self.name, dict(bound.arguments), settled))
 
     def fingerprint(self, names: Collection[str] | None = None) -> Fingerprint:
         """The code that this stage consists of, and the libraries that it uses.
@@ -211,6 +232,8 @@ def stage(
     names: tuple[str, ...] = (),
     files: tuple[Path, ...] = (),
     external: bool = False,
+    foretell: Callable[..., Forecast] | None = None,
+    summary: Callable[[str, Any], str | None] | None = None,
 ) -> Callable[[Callable[..., Metrics]], Stage]:
     """Make a stage of a function.
 
@@ -221,8 +244,10 @@ def stage(
         files: files that are no code and decide its output, or folders of them.
         external: whether it reads what lies outside the store and may be gone tomorrow: what an earlier night took in
             then stands, although code or libraries have changed since.
+        foretell: what a plan can say of its output; takes the stage's arguments, of which artifacts may be promises.
+        summary: one line for all that differs in an argument, given its name and value; None: each difference is told.
     """
-    return lambda function: Stage(function, version, runs, names, files, external)
+    return lambda function: Stage(function, version, runs, names, files, external, foretell, summary)
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -242,6 +267,11 @@ def _referenced(given: Input) -> Reference | list[Reference] | None:
     if isinstance(given, Artifact):
         return given.reference
     return None if given is None else [artifact.reference for artifact in given]
+
+
+def _is_bundle(hint: Any) -> bool:
+    """Whether it is a dataclass whose fields are artifacts."""
+    return is_dataclass(hint) and not _is_artifact(hint) and all(map(_is_artifact, get_type_hints(hint).values()))
 
 
 def _is_artifact(hint: Any) -> bool:

@@ -8,7 +8,6 @@ wrong model.
 """
 
 import json
-import os
 import random
 import shutil
 import socket
@@ -23,6 +22,7 @@ from typing import Any
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models.files import place_folder, sync, write_file
 from tasks.core.digest import canonical, digest
 from tasks.core.errors import StageError
 
@@ -138,6 +138,26 @@ class Artifact:
         return cls(stage, digest_of(hash_files(folder)), folder)
 
 
+PROMISED = "?"
+"""Stands where the digest of an output that does not exist yet would stand."""
+
+
+@dataclass(frozen=True)
+class Promise(Artifact):
+    """An output that does not exist yet: what a plan hands on to the stages after it."""
+
+    foretold: dict[str, int | float]
+    """Of its metrics those that are known before the stage runs."""
+
+    @classmethod
+    def of_stage(cls, stage: str, foretold: dict[str, int | float]) -> "Promise":
+        return cls(stage, PROMISED, Path(PROMISED), foretold)
+
+    @property
+    def metrics(self) -> dict[str, int | float]:
+        return self.foretold
+
+
 class Store:
     """Artifacts, keys and scratch below one home folder."""
 
@@ -203,17 +223,17 @@ class Store:
         Raises:
             StageError: `out` holds a link or other thing that is not a plain file.
         """
-        write_atomic(out / METRICS_FILE, canonical(metrics))
+        write_file(out / METRICS_FILE, canonical(metrics))
         files = hash_files(out)
         for entry in files:
             path = out / entry.path
-            sync_path(path)
+            sync(path)
             path.chmod(0o400)
         name = digest_of(files)
         manifest = Manifest(**dict(request), files=files)
-        write_atomic(out / MANIFEST_FILE, json.dumps(manifest.model_dump(), indent=1, sort_keys=True).encode())
+        write_file(out / MANIFEST_FILE, json.dumps(manifest.model_dump(), indent=1, sort_keys=True).encode())
         for folder in {path.parent for path in out.rglob("*")}:
-            sync_path(folder)
+            sync(folder)
         target = self.path(request.stage, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         confirm()
@@ -223,8 +243,7 @@ class Store:
         if target.exists():  # other settings, same bytes: the wave of reruns stops at this stage
             shutil.rmtree(out)
         else:
-            out.rename(target)
-            sync_path(target.parent)
+            place_folder(out, target)
         self.point(request, name)
         return artifact
 
@@ -233,7 +252,7 @@ class Store:
         file = self._key_file(request)
         file.parent.mkdir(parents=True, exist_ok=True)
         record = KeyRecord(request=request, digest=digest, waiver=waiver)
-        write_atomic(file, record.model_dump_json(indent=1).encode())
+        write_file(file, record.model_dump_json(indent=1).encode())
 
     def records(self, stage: str) -> Iterator[KeyRecord]:
         """All standing answers of a stage, the newest first."""
@@ -338,7 +357,7 @@ def write_run_record(artifact: Artifact, run_id: str, node: str, started: float)
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 3),
     }
-    write_atomic(artifact.path / RUN_FILE, json.dumps(made, indent=1).encode())
+    write_file(artifact.path / RUN_FILE, json.dumps(made, indent=1).encode())
 
 
 def run_of(artifact: Artifact) -> str | None:
@@ -347,27 +366,3 @@ def run_of(artifact: Artifact) -> str | None:
         return str(json.loads((artifact.path / RUN_FILE).read_bytes())["run"])
     except (OSError, ValueError, KeyError):
         return None
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file so that a reader, or a kill, sees the old content or the new and never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    sync_path(path.parent)
-
-
-def sync_path(path: Path) -> None:
-    """Return when the file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

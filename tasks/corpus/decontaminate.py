@@ -24,7 +24,7 @@ from tasks.core.batches import Batches, Facts
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.corpus.documents import VERDICTS, as_table, document_files, text_buffers, write_documents
+from tasks.corpus.documents import COMPRESSION, VERDICTS, document_files, text_buffers, write_documents, write_rows
 from tasks.intake.evaluation_sets import EvaluationInventory, EvaluationSet, read_texts, take_stock
 
 IN_EVALUATION_SET, CLEAN = "in evaluation set", "clean"
@@ -84,7 +84,7 @@ def decontaminate(
     counts: Metrics = dict.fromkeys(
         ("documents", "kept", "kept_bytes", "dropped_in_evaluation_set", *(f"hits_{name}" for name in settings.sets)), 0
     )
-    with pq.ParquetWriter(out / "hits.parquet", HITS, compression="zstd") as writer:
+    with pq.ParquetWriter(out / "hits.parquet", HITS, compression=COMPRESSION) as writer:
         for path, batch in zip(document_files(documents), done, strict=True):
             for name in (path.name, _verdicts_name(path)):
                 batch.hand_over(name, out / name)
@@ -133,10 +133,10 @@ def clean_file(path: str, folder: Path, table: str, settings: DecontaminateSetti
     hits = find_hits(batch, Path(table), settings.min_shared)
     verdicts = _verdicts(batch, hits, settings)
     kept = batch.filter(verdicts["verdict"] == "kept")
-    write_documents(kept, folder, int(Path(path).stem.removeprefix("documents-")))
-    pq.write_table(as_table(verdicts, VERDICTS), folder / _verdicts_name(Path(path)), compression="zstd")
+    write_documents(kept, folder / Path(path).name)
+    write_rows(verdicts, VERDICTS, folder / _verdicts_name(Path(path)))
     if hits.height:
-        pq.write_table(as_table(hits.select(HITS.names), HITS), folder / "hits.parquet", compression="zstd")
+        write_rows(hits.select(HITS.names), HITS, folder / "hits.parquet")
     by_set = dict(hits["set"].value_counts().iter_rows())
     return {
         "documents": batch.height,

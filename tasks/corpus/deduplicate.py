@@ -23,17 +23,24 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.core.batches import Batch, Batches, Facts
+from tasks.core.batches import Batches, DoneBatch, Facts
 from tasks.core.errors import StageError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.corpus.documents import VERDICTS, as_table, document_files, text_buffers, write_documents
+from tasks.corpus.documents import (
+    VERDICTS,
+    document_files,
+    documents_file,
+    text_buffers,
+    write_documents,
+    write_rows,
+)
 from tasks.similarity.band_index import (
     MOST_DOCUMENTS,
     DocumentFile,
     Family,
     Keys,
-    Run,
+    SortedRun,
     mapped,
     part_bits,
     part_path,
@@ -80,7 +87,7 @@ class IndexRecord(BaseModel):
     """Documents of all nights before."""
     counts: list[int]
     """Documents in each file, the dropped ones too."""
-    runs: dict[Family, list[Run]]
+    runs: dict[Family, list[SortedRun]]
     """The runs to look into after this night, from the oldest on; together they cover all documents."""
 
     @property
@@ -143,7 +150,7 @@ def deduplicate(
     runs = {}
     for one, parts in ((same, exact), (alike, near)):
         hand_over_run(one.family, parts, out / INDEX)
-        run = Run(
+        run = SortedRun(
             night=len(history), start=one.run_start, entries=sum(part.facts["entries"] for part in parts), bits=one.bits
         )
         runs[one.family] = [*one.live[: len(one.live) - one.swallowed], run]
@@ -226,9 +233,9 @@ def copy_file(
     kept = settled["match"] == np.arange(file.start, file.start + file.count)
     documents = pl.read_parquet(path)
     staying = documents.filter(pl.Series(kept, dtype=pl.Boolean))
-    write_documents(staying, folder, file.number)
+    write_documents(staying, folder / documents_file(file.number))
     verdicts = _verdicts(documents["doc_id"], files, settled, ~kept, starts)
-    pq.write_table(verdicts, folder / f"verdicts-{file.number:05d}.parquet", compression="zstd")
+    write_rows(verdicts, MATCH_VERDICTS, folder / f"verdicts-{file.number:05d}.parquet")
     return {
         "kept": int(kept.sum()),
         "kept_bytes": int(staying["text"].str.len_bytes().sum()),
@@ -237,7 +244,7 @@ def copy_file(
     }
 
 
-def hand_over_run(family: Family, parts: Sequence[Batch], folder: Path) -> None:
+def hand_over_run(family: Family, parts: Sequence[DoneBatch], folder: Path) -> None:
     """Give the parts of tonight's run to the artifact's index."""
     for number, part in enumerate(parts):
         for column in ("keys", "positions"):
@@ -290,7 +297,7 @@ def _verdicts(
     settled: NDArray[Any],
     dropped: NDArray[np.bool_],
     starts: Sequence[int],
-) -> pa.Table:
+) -> pl.DataFrame:
     rows = np.flatnonzero(dropped)
     named = pl.DataFrame(
         {
@@ -305,7 +312,7 @@ def _verdicts(
     frame = pl.DataFrame({"doc_id": ids}).with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     exact, dropped_one = pl.col("exact"), pl.col("exact").is_not_null()
     near = pl.format("estimated Jaccard similarity {} to {}", pl.col("similarity").round(3), "match")
-    verdicts = frame.join(named, on="row", how="left", maintain_order="left").select(
+    return frame.join(named, on="row", how="left", maintain_order="left").select(
         "doc_id",
         pl.lit("deduplicate").alias("stage"),
         pl.when(dropped_one).then(pl.lit("dropped")).otherwise(pl.lit("kept")).alias("verdict"),
@@ -320,4 +327,3 @@ def _verdicts(
         "night",
         "similarity",
     )
-    return as_table(verdicts, MATCH_VERDICTS)

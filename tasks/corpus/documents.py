@@ -18,6 +18,8 @@ from tasks.core.store import Artifact
 
 BATCH_BYTES = 32_000_000
 ROWS_HELD = 1000
+COMPRESSION = "zstd"
+"""Of every Parquet file that a stage leaves."""
 
 SCHEMA = pa.schema([("doc_id", pa.string()), ("text", pa.large_string()), ("source", pa.string())])
 VERDICTS = pa.schema([(name, pa.string()) for name in ("doc_id", "stage", "verdict", "reason", "evidence")])
@@ -83,7 +85,7 @@ class DocumentWriter:
     def _write(self) -> None:
         if self._pending:
             documents = pa.concat_tables(self._pending)
-            write_documents(documents, self.folder, len(self.files))
+            write_documents(documents, self.folder / documents_file(len(self.files)))
             self.files.append((documents.num_rows, self._pending_bytes))
         self._pending, self._pending_bytes = [], 0
 
@@ -94,13 +96,22 @@ def as_documents(rows: Sequence[tuple[str, str, str]]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def write_documents(documents: pl.DataFrame | pa.Table, folder: Path, number: int) -> None:
-    """Write the file of documents with this number, also when no document is left in it."""
-    path = folder / f"documents-{number:05d}.parquet"
+def write_documents(documents: pl.DataFrame | pa.Table, path: Path) -> None:
+    """Write a file of documents, also when none is left in it."""
     # Texts differ: a dictionary of them and their extremes cost a sixth of the time and find nothing.
     pq.write_table(
-        as_table(documents, SCHEMA), path, compression="zstd", use_dictionary=["source"], write_statistics=False
+        as_table(documents, SCHEMA), path, compression=COMPRESSION, use_dictionary=["source"], write_statistics=False
     )
+
+
+def documents_file(number: int) -> str:
+    """The name of the file of documents with this number."""
+    return f"documents-{number:05d}.parquet"
+
+
+def write_rows(data: pl.DataFrame | pa.Table, schema: pa.Schema, path: Path) -> None:
+    """Write any other table that a stage leaves: verdicts, rejects, hits, predictions."""
+    pq.write_table(as_table(data, schema), path, compression=COMPRESSION)
 
 
 def as_table(data: pl.DataFrame | pa.Table, schema: pa.Schema) -> pa.Table:

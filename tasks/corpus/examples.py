@@ -24,8 +24,8 @@ from tokenizers import Tokenizer
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
+from tasks.corpus.heldout import is_heldout, read_split
 from tasks.corpus.snapshot import Snapshot, read_snapshot
-from tasks.corpus.split import is_heldout, read_split
 from tasks.corpus.tokenize import token_lists
 from tasks.tokens.vocabulary import count_ids, end_of_text_id, load_tokenizer, token_dtype
 

@@ -9,14 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.batches import Batches, Facts
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.corpus.documents import SCHEMA, VERDICTS, as_table, document_files
+from tasks.corpus.documents import SCHEMA, VERDICTS, as_table, document_files, write_documents, write_rows
 from tasks.quality.language import Language, language_rules, languages_of
 from tasks.quality.private import Mask, mask
 from tasks.quality.rules import (
@@ -139,8 +138,8 @@ def _filter_file(settings: FilterSettings, path: Path, folder: Path) -> Facts:
     if settings.mask is not None:
         masked, facts = mask(kept["text"], settings.mask)
         kept = kept.with_columns(masked.alias("text"))
-    pq.write_table(as_table(kept, SCHEMA), folder / "documents.parquet", compression="zstd")
-    pq.write_table(as_table(verdicts, VERDICTS), folder / "verdicts.parquet", compression="zstd")
+    write_documents(kept, folder / "documents.parquet")
+    write_rows(verdicts, VERDICTS, folder / "verdicts.parquet")
     facts |= {"documents": documents.height, "kept": kept.height, "kept_bytes": int(kept["text"].str.len_bytes().sum())}
     dropped = verdicts.filter(~passed)["reason"].value_counts().sort("reason")
     return facts | {_metric(reason): count for reason, count in dropped.iter_rows()}

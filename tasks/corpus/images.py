@@ -24,10 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tasks.core.batches import Batches, Facts
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.corpus.documents import VERDICTS, as_table
-from tasks.corpus.split import is_heldout
+from tasks.corpus.documents import VERDICTS, write_rows
+from tasks.corpus.heldout import is_heldout
 from tasks.intake.listing import ListedFile, list_files
-from tasks.intake.pictures import FORMATS, ImageSource, Part, decode, read_pictures
+from tasks.intake.pictures import FORMATS, ImageSource, PictureBatch, decode, read_pictures
 from tasks.intake.rejects import REJECTS, judge_rejects
 from tasks.similarity.perceptual import BITS, hash_images, match_images
 
@@ -116,12 +116,12 @@ def images(
         StageError: more than `reject_limit` of all images were unreadable, or a file changed meanwhile.
     """
     parts = list(_divide(inventory, settings))
-    decoded = batches.map("decode", partial(decode_part, settings=settings), parts)
+    decoded = batches.map("decode", partial(decode_pictures, settings=settings), parts)
     rejects = pa.concat_tables([pq.read_table(batch.folder / "rejects.parquet") for batch in decoded])
     found = [pl.read_parquet(batch.folder / "images.parquet") for batch in decoded]
     total = sum(frame.height for frame in found)
     judge_rejects(total, rejects, settings.reject_limit, "images")
-    pq.write_table(rejects, out / "rejects.parquet", compression="zstd")
+    write_rows(rejects, REJECTS, out / "rejects.parquet")
     labels = settings.labels or tuple(
         sorted({label for batch in decoded for label in batch.facts["labels"]}, key=_rank)
     )
@@ -134,7 +134,7 @@ def images(
         .select("image_id", "pixels", "hash", "textured")
         .with_columns(survivor=pl.coalesce(verdicts["survivor"], verdicts["doc_id"]))
     )
-    pq.write_table(as_table(fingerprints, FINGERPRINTS), out / "fingerprints.parquet", compression="zstd")
+    write_rows(fingerprints, FINGERPRINTS, out / "fingerprints.parquet")
     counts: Metrics = {
         "images": total,
         "rejects": rejects.num_rows,
@@ -148,7 +148,7 @@ def images(
     items, start = [], 0
     for number, (batch, frame) in enumerate(zip(decoded, found, strict=True)):
         own = verdicts[start : start + frame.height]
-        pq.write_table(as_table(own, MATCH_VERDICTS), out / f"verdicts-{number:05d}.parquet", compression="zstd")
+        write_rows(own, MATCH_VERDICTS, out / f"verdicts-{number:05d}.parquet")
         items.append((str(batch.folder), np.flatnonzero(own["verdict"] == "kept").tolist()))
         start += frame.height
     written = batches.map("shards", partial(write_shards, labels=labels, settings=settings), items)
@@ -160,14 +160,14 @@ def images(
     return counts
 
 
-def decode_part(part: Part, folder: Path, settings: ImagesSettings) -> Facts:
+def decode_pictures(batch: PictureBatch, folder: Path, settings: ImagesSettings) -> Facts:
     """Batch: write rows.npy (uint8, shape [images, 3 * size * size]), images.parquet and rejects.parquet."""
     size = settings.size
-    most = part.rows[1] - part.rows[0] if part.rows else len(part.files)
+    most = batch.rows[1] - batch.rows[0] if batch.rows else len(batch.files)
     rows = np.empty((most, 3 * size * size), dtype=np.uint8)
     found: list[tuple[str, str | None, bytes]] = []
     rejects: list[dict[str, Any]] = []
-    for picture in read_pictures(part):
+    for picture in read_pictures(batch):
         image_id = picture.path if picture.row is None else f"{picture.path}#{picture.row}"
         if picture.content is None:
             reason: str | None = picture.damage or "no picture"
@@ -184,9 +184,9 @@ def decode_part(part: Part, folder: Path, settings: ImagesSettings) -> Facts:
     np.save(folder / "rows.npy", rows)
     hashes, textured = hash_images(rows, size)
     frame = pl.DataFrame(found, {"image_id": pl.String, "label": pl.String, "pixels": pl.Binary}, orient="row")
-    frame = frame.with_columns(source=pl.lit(part.source.name), hash=pl.Series(hashes), textured=pl.Series(textured))
+    frame = frame.with_columns(source=pl.lit(batch.source.name), hash=pl.Series(hashes), textured=pl.Series(textured))
     frame.write_parquet(folder / "images.parquet")
-    pq.write_table(pa.Table.from_pylist(rejects, REJECTS), folder / "rejects.parquet")
+    write_rows(pa.Table.from_pylist(rejects, REJECTS), REJECTS, folder / "rejects.parquet")
     return {"labels": sorted(frame["label"].drop_nulls().unique())}
 
 
@@ -243,7 +243,7 @@ def judge_images(found: pl.DataFrame, history: pl.DataFrame, distance: int) -> p
 
 
 def write_shards(item: tuple[str, list[int]], folder: Path, labels: tuple[str, ...], settings: ImagesSettings) -> Facts:
-    """Batch: write train.arrow and heldout.arrow with the kept images (their positions) of a decoded part."""
+    """Batch: write train.arrow and heldout.arrow with the kept images (their positions) of a decoded batch."""
     decoded, kept = Path(item[0]), item[1]
     frame = pl.read_parquet(decoded / "images.parquet")[kept]
     rows = np.load(decoded / "rows.npy", mmap_mode="r")
@@ -272,7 +272,7 @@ def write_shards(item: tuple[str, list[int]], folder: Path, labels: tuple[str, .
     return counts
 
 
-def _divide(inventory: ImagesInventory, settings: ImagesSettings) -> Iterator[Part]:
+def _divide(inventory: ImagesInventory, settings: ImagesSettings) -> Iterator[PictureBatch]:
     """The batches, in canonical order: about 32 MB of rows each."""
     most = max(1, min(MOST_IN_BATCH, BATCH_BYTES // (3 * settings.size**2)))
     for source, files in zip(settings.sources, inventory.files, strict=True):
@@ -288,9 +288,9 @@ def _divide(inventory: ImagesInventory, settings: ImagesSettings) -> Iterator[Pa
                 readable = False
             count = metadata.num_rows if readable else 0  # whoever reads it says why it is not
             bounds = [*range(0, max(count, 1), most), count]
-            yield from (Part(source, (file,), rows) for rows in pairwise(bounds))
+            yield from (PictureBatch(source, (file,), rows) for rows in pairwise(bounds))
         for start in range(0, len(pictures), most):
-            yield Part(source, tuple(pictures[start : start + most]), None)
+            yield PictureBatch(source, tuple(pictures[start : start + most]), None)
 
 
 def _rank(label: str) -> tuple[int, int, str]:

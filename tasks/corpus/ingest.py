@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.core.batches import Batch, Batches, Facts
+from tasks.core.batches import Batches, DoneBatch, Facts
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.corpus.documents import BATCH_BYTES, SCHEMA, write_documents
+from tasks.corpus.documents import BATCH_BYTES, COMPRESSION, SCHEMA, documents_file, write_documents
 from tasks.intake.dividing import divide
 from tasks.intake.inventory import Inventory
 from tasks.intake.reading import REJECTS_FILE, read_batch
@@ -68,7 +68,12 @@ def take_inventory(settings: IngestSettings) -> Inventory:
     return Inventory(stocks=tuple(source.take_stock() for source in settings.sources))
 
 
-@stage(version=2, external=True)
+def summary(name: str, value: object) -> str | None:
+    """What is new in the sources, in one line."""
+    return f"{name}: {value.summary()}" if isinstance(value, Inventory) else None
+
+
+@stage(version=2, external=True, summary=summary)
 def ingest(inventory: Inventory, settings: IngestSettings, out: Path, log: StageLog, batches: Batches) -> Metrics:
     """Write documents-*.parquet (doc_id, text, source) and rejects.parquet (path, row, reason).
 
@@ -92,7 +97,7 @@ def ingest(inventory: Inventory, settings: IngestSettings, out: Path, log: Stage
     return {"documents": documents, "bytes": size, "rejects": rejects}
 
 
-def _judge(documents: int, rejects: int, done: Sequence[Batch], limit: float) -> None:
+def _judge(documents: int, rejects: int, done: Sequence[DoneBatch], limit: float) -> None:
     if rejects and rejects > limit * (documents + rejects):
         path, row, reason = next(batch.facts["first"] for batch in done if batch.facts["first"])
         place = path if row is None else f"{path} row {row}"
@@ -102,7 +107,7 @@ def _judge(documents: int, rejects: int, done: Sequence[Batch], limit: float) ->
         )
 
 
-def _write_documents(done: Sequence[Batch], named: bool, out: Path, batches: Batches) -> None:
+def _write_documents(done: Sequence[DoneBatch], named: bool, out: Path, batches: Batches) -> None:
     """Hand the batches' files over; those of small batches as one, those with a name that is taken under another."""
     files = [
         (batch, f"documents-{number:05d}.parquet", size)
@@ -129,7 +134,7 @@ def _write_documents(done: Sequence[Batch], named: bool, out: Path, batches: Bat
         batch, name = files[group[0]][:2] if alone else (next(joined), "documents-00000.parquet")
         batch.hand_over(name, out / f"documents-{number:05d}.parquet")
     if not groups:
-        write_documents(SCHEMA.empty_table(), out, 0)
+        write_documents(SCHEMA.empty_table(), out / documents_file(0))
 
 
 def join_files(files: Sequence[tuple[str, dict[int, str]]], folder: Path) -> Facts:
@@ -143,7 +148,7 @@ def join_files(files: Sequence[tuple[str, dict[int, str]]], folder: Path) -> Fac
                 ids[row] = name
             table = table.set_column(0, "doc_id", pa.array(ids, pa.string()))
         tables.append(table)
-    write_documents(pa.concat_tables(tables), folder, 0)
+    write_documents(pa.concat_tables(tables), folder / documents_file(0))
     return {}
 
 
@@ -190,8 +195,8 @@ def _among(values: Hashes, known: Hashes) -> npt.NDArray[np.bool_]:
     return np.asarray(known[places] == values)
 
 
-def _write_rejects(done: Sequence[Batch], path: Path) -> None:
-    with pq.ParquetWriter(path, REJECTS, compression="zstd") as writer:
+def _write_rejects(done: Sequence[DoneBatch], path: Path) -> None:
+    with pq.ParquetWriter(path, REJECTS, compression=COMPRESSION) as writer:
         for batch in done:
             if batch.facts["rejects"]:
                 for piece in pq.ParquetFile(batch.folder / REJECTS_FILE).iter_batches():

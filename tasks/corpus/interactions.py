@@ -21,8 +21,8 @@ from tasks.core.batches import Batches, Facts
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.corpus.documents import VERDICTS, as_table
-from tasks.corpus.split import is_heldout
+from tasks.corpus.documents import VERDICTS, write_rows
+from tasks.corpus.heldout import is_heldout
 from tasks.intake.events import FORMATS, EventSource, EventTable, ItemLines, read_events
 from tasks.intake.listing import ListedFile, list_files
 from tasks.intake.rejects import REJECTS, judge_rejects
@@ -107,7 +107,7 @@ def interactions(
     rejects = pa.concat_tables([pq.read_table(batch.folder / "rejects.parquet") for batch in read])
     events = pl.concat([pl.read_parquet(batch.folder / "events.parquet") for batch in read])
     judge_rejects(events.height, rejects, settings.reject_limit, "interactions")
-    pq.write_table(rejects, out / "rejects.parquet", compression="zstd")
+    write_rows(rejects, REJECTS, out / "rejects.parquet")
 
     users, user_of = _numbered(events["user"])
     items, item_of = _numbered(events["item"])
@@ -125,14 +125,14 @@ def interactions(
     else:
         counted = known.to_frame().join(counted, on="item", how="left", maintain_order="left").fill_null(0)
     table = counted.with_row_index("token", FIRST_ITEM)
-    pq.write_table(as_table(table.select(ITEMS.names), ITEMS), out / ITEMS_FILE, compression="zstd")
+    write_rows(table.select(ITEMS.names), ITEMS, out / ITEMS_FILE)
     size = FIRST_ITEM + table.height
     tokens = items.to_frame("item").join(table, on="item", how="left", maintain_order="left")["token"]
     dtype: type[np.unsignedinteger] = np.uint16 if size <= 1 << 16 else np.uint32
     token_of: NDArray[np.unsignedinteger] = tokens.fill_null(END_OF_TEXT_ID).to_numpy().astype(dtype)
 
     verdicts = _verdicts(users, user_of, token_of[item_of] != END_OF_TEXT_ID, settings.min_items)
-    pq.write_table(as_table(verdicts, VERDICTS), out / "verdicts-00000.parquet", compression="zstd")
+    write_rows(verdicts, VERDICTS, out / "verdicts-00000.parquet")
     staying = np.flatnonzero(kept)
     time = events["time"].fill_null(-np.inf).to_numpy()
     staying = staying[np.lexsort((time[staying], user_of[staying]))]  # stable: ties stay in the order of the files
@@ -172,7 +172,7 @@ def read_file(item: tuple[EventTable | ItemLines, ListedFile], folder: Path) -> 
     events, refused = read_events(source, file)
     events.write_parquet(folder / "events.parquet")
     rejects = refused.select(path=pl.lit(file.name), row="row", reason="reason")
-    pq.write_table(as_table(rejects, REJECTS), folder / "rejects.parquet")
+    write_rows(rejects, REJECTS, folder / "rejects.parquet")
     return {"events": events.height}
 
 

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validat
 from tokenizers import Tokenizer
 
 from models.named import one_of
-from tasks.core.stage import Metrics, StageLog, stage
+from tasks.core.stage import Forecast, Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.corpus.documents import read_documents
-from tasks.corpus.split import is_heldout, write_split
+from tasks.corpus.heldout import is_heldout, write_split
 from tasks.intake.places import LocalPath
 from tasks.tokens.adopt import adopt, fingerprints
 from tasks.tokens.pieces import LEARNT, SPECIALS, learn
@@ -63,7 +63,12 @@ class TokenizerSettings(BaseModel):
         return {} if self.path is None else fingerprints(self.path)
 
 
-@stage(version=2)
+def foretell(documents: Artifact, settings: TokenizerSettings) -> Forecast:
+    """Of a tokenizer that is learnt the size is known before."""
+    return Forecast(metrics={"vocabulary": settings.vocabulary} if settings.path is None else {})
+
+
+@stage(version=2, foretell=foretell)
 def tokenizer(documents: Artifact, settings: TokenizerSettings, out: Path, log: StageLog) -> Metrics:
     """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` loads, and split.json.
 

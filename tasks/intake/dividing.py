@@ -22,7 +22,7 @@ from tasks.intake.inventory import Stock, Unit
 from tasks.intake.jsonlines import count_lines
 from tasks.intake.places import open_file
 from tasks.intake.reading import FilesBatch, PythonBatch
-from tasks.intake.rows import Part
+from tasks.intake.rows import FilePart
 from tasks.intake.sources import PYTHON, Datasets, Files, PythonDocs
 
 FILES_AT_MOST = 4096
@@ -49,13 +49,13 @@ def divide(
     return found
 
 
-def count_range(part: Part, _folder: Path) -> Facts:
+def count_range(part: FilePart, _folder: Path) -> Facts:
     """How many lines begin in a piece of a file: the work of one batch."""
     return {"lines": count_lines(part)}
 
 
-def _files(source: Files | Datasets, stock: Stock, ranges: dict[str, list[Part]]) -> Iterator[FilesBatch]:
-    held: list[Part] = []
+def _files(source: Files | Datasets, stock: Stock, ranges: dict[str, list[FilePart]]) -> Iterator[FilesBatch]:
+    held: list[FilePart] = []
     weight = 0
     for unit in stock.units:
         for part, size in _pieces(unit, ranges):
@@ -68,45 +68,45 @@ def _files(source: Files | Datasets, stock: Stock, ranges: dict[str, list[Part]]
         yield _batch(source, stock, held)
 
 
-def _batch(source: Files | Datasets, stock: Stock, parts: Sequence[Part]) -> FilesBatch:
+def _batch(source: Files | Datasets, stock: Stock, parts: Sequence[FilePart]) -> FilesBatch:
     return FilesBatch(source.name, source.columns, source.content == "html", stock.night, tuple(parts))
 
 
-def _pieces(unit: Unit, ranges: dict[str, list[Part]]) -> Iterator[tuple[Part, int]]:
+def _pieces(unit: Unit, ranges: dict[str, list[FilePart]]) -> Iterator[tuple[FilePart, int]]:
     """The parts of a unit with their bytes."""
     if unit.name in ranges:
         yield from ((part, (part.stop or 0) - part.start) for part in ranges[unit.name])
     elif unit.path.lower().endswith(".parquet") and unit.size > LOOK_INSIDE:
         yield from _row_groups(unit)
     else:
-        yield Part(unit), unit.size
+        yield FilePart(unit), unit.size
 
 
-def _row_groups(unit: Unit) -> Iterator[tuple[Part, int]]:
+def _row_groups(unit: Unit) -> Iterator[tuple[FilePart, int]]:
     try:
         with open_file(unit.path) as stream:
             about = pq.read_metadata(stream)
     except (OSError, pa.ArrowException):
-        yield Part(unit), unit.size  # its reader will say what is wrong
+        yield FilePart(unit), unit.size  # its reader will say what is wrong
         return
     row = 0
     for number in range(about.num_row_groups):
         group = about.row_group(number)
-        yield Part(unit, group=number, row=row), group.total_byte_size
+        yield FilePart(unit, group=number, row=row), group.total_byte_size
         row += group.num_rows
 
 
-def _ranges(source: PythonDocs | Files | Datasets, stock: Stock) -> Iterator[Part]:
+def _ranges(source: PythonDocs | Files | Datasets, stock: Stock) -> Iterator[FilePart]:
     """The pieces of big local files of JSON lines, their rows not numbered yet."""
     for unit in stock.units:
         if unit.path.lower().endswith(".jsonl") and not unit.is_remote and unit.size > 2 * BATCH_BYTES:
             for start in range(0, unit.size, BATCH_BYTES):
-                yield Part(unit, start=start, stop=min(start + BATCH_BYTES, unit.size))
+                yield FilePart(unit, start=start, stop=min(start + BATCH_BYTES, unit.size))
 
 
-def _counted(parts: Sequence[Part], batches: Batches) -> dict[str, list[Part]]:
+def _counted(parts: Sequence[FilePart], batches: Batches) -> dict[str, list[FilePart]]:
     lines = [batch.facts["lines"] for batch in batches.map("count", count_range, parts)] if parts else []
-    found: dict[str, list[Part]] = {}
+    found: dict[str, list[FilePart]] = {}
     rows = 0
     for part, count in zip(parts, lines, strict=True):
         rows = rows if part.start else 0

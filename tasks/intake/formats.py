@@ -11,7 +11,7 @@ import pyarrow as pa
 from models.named import ByName
 from tasks.intake.jsonlines import read_jsonl
 from tasks.intake.places import read_file
-from tasks.intake.rows import Columns, Part, Read, Reject, as_rows
+from tasks.intake.rows import Columns, FilePart, Read, Reject, as_rows
 from tasks.intake.tables import read_arrow, read_csv, read_parquet
 from tasks.intake.warc import read_warc
 
@@ -21,7 +21,7 @@ def suffix_of(name: str) -> str | None:
     return next((suffix for suffix in FORMATS if name.lower().endswith(suffix)), None)
 
 
-def read_part(part: Part, columns: Columns) -> Read:
+def read_part(part: FilePart, columns: Columns) -> Read:
     """Tables of ROWS, and what had to be refused; a file that breaks in the middle gives what stands before.
 
     Raises:
@@ -46,7 +46,7 @@ def reason_of(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _read_text(part: Part, columns: Columns) -> Read:
+def _read_text(part: FilePart, columns: Columns) -> Read:
     try:
         text = read_file(part.unit.path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -56,11 +56,11 @@ def _read_text(part: Part, columns: Columns) -> Read:
     yield as_rows(part, [None], pa.array([text.encode()], pa.large_binary()))
 
 
-def _read_page(part: Part, columns: Columns) -> Read:
+def _read_page(part: FilePart, columns: Columns) -> Read:
     yield as_rows(part, [None], pa.array([read_file(part.unit.path)], pa.large_binary()))
 
 
-FORMATS: ByName[Callable[[Part, Columns], Read]] = {
+FORMATS: ByName[Callable[[FilePart, Columns], Read]] = {
     ".parquet": read_parquet,
     ".arrow": read_arrow,
     ".jsonl": read_jsonl,

@@ -15,25 +15,25 @@ import pyarrow as pa
 import pyarrow.json
 
 from tasks.intake.places import open_file
-from tasks.intake.rows import BLOCK, Columns, Part, Read, Reject, as_rows, decompressed, picked
+from tasks.intake.rows import BLOCK, Columns, FilePart, Read, Reject, as_rows, decompressed, picked
 
 LINE_LIMIT = 256_000_000
 FILLED_LINE = re.compile(rb".*\S.*")
 
 
-def read_jsonl(part: Part, columns: Columns) -> Read:
+def read_jsonl(part: FilePart, columns: Columns) -> Read:
     row = part.row
     for block in _lines(part):
         yield from _read_lines(part, row, block, columns)
         row += block.count(b"\n")
 
 
-def count_lines(part: Part) -> int:
+def count_lines(part: FilePart) -> int:
     """How many lines begin in this piece of a JSON lines file."""
     return sum(block.count(b"\n") + (not block.endswith(b"\n")) for block in _lines(part))
 
 
-def _lines(part: Part) -> Iterator[bytes]:
+def _lines(part: FilePart) -> Iterator[bytes]:
     """Whole lines, some 8 MB at a time: those that begin in the part's range of bytes."""
     with closing(open_file(part.unit.path)) as stream:
         left = part.unit.size if part.stop is None else part.stop
@@ -56,7 +56,7 @@ def _lines(part: Part) -> Iterator[bytes]:
             yield rest
 
 
-def _read_lines(part: Part, row: int, block: bytes, columns: Columns) -> Read:
+def _read_lines(part: FilePart, row: int, block: bytes, columns: Columns) -> Read:
     block = block.removeprefix(b"\xef\xbb\xbf") if row == 0 else block
     table = _parsed(block, columns)
     if table is not None and not table[columns.text].null_count:
@@ -90,7 +90,7 @@ def _parsed(block: bytes, columns: Columns) -> pa.Table | None:
         return None
 
 
-def _one_by_one(part: Part, row: int, block: bytes, columns: Columns) -> Read:
+def _one_by_one(part: FilePart, row: int, block: bytes, columns: Columns) -> Read:
     """The slow way, to name the lines that are bad."""
     taken: list[tuple[int, bytes, bytes | None, bytes | None]] = []
     for number, line in enumerate(block.split(b"\n"), row):

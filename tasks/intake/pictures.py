@@ -40,7 +40,7 @@ class ImageSource(BaseModel):
     """The column of a parquet file that holds the class, a number or a name; None: there is none."""
 
 
-class Part(NamedTuple):
+class PictureBatch(NamedTuple):
     """The images of one batch: whole picture files, or some rows of a parquet file."""
 
     source: ImageSource
@@ -59,15 +59,15 @@ class Picture(NamedTuple):
     """Why there is no content."""
 
 
-def read_pictures(part: Part) -> Iterator[Picture]:
-    """The encoded pictures of a part; one without content stands for a file that cannot be read, and says why."""
-    for file in part.files:
+def read_pictures(batch: PictureBatch) -> Iterator[Picture]:
+    """The encoded pictures of a batch; one without content stands for a file that cannot be read, and says why."""
+    for file in batch.files:
         try:
-            if part.rows is None:
+            if batch.rows is None:
                 folders = file.name.split("/")[1:-1]
                 yield Picture(file.name, None, Path(file.path).read_bytes(), folders[0] if folders else None)
             else:
-                yield from _rows_of(part.source, file, *part.rows)
+                yield from _rows_of(batch.source, file, *batch.rows)
         except (OSError, ValueError) as error:  # of which Arrow's are
             yield Picture(file.name, None, None, None, str(error).splitlines()[0].replace(file.path, file.name))
             continue

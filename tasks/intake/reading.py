@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 
 from tasks.core.batches import Facts
 from tasks.core.errors import StageError
-from tasks.corpus.documents import SCHEMA, DocumentWriter, as_documents
+from tasks.corpus.documents import COMPRESSION, SCHEMA, DocumentWriter, as_documents
 from tasks.intake.docstrings import SourceFile, extract_files
 from tasks.intake.formats import PAGES, read_part, reason_of, suffix_of
 from tasks.intake.places import stamp
 from tasks.intake.rejects import REJECTS
-from tasks.intake.rows import BLOCK, ROWS, Columns, Part, Reject
+from tasks.intake.rows import BLOCK, ROWS, Columns, FilePart, Reject
 from tasks.intake.webpage import Pages
 
 REJECTS_FILE = "rejects.parquet"
@@ -32,7 +32,7 @@ class FilesBatch:
     columns: Columns
     html: bool
     night: int
-    parts: tuple[Part, ...]
+    parts: tuple[FilePart, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class RejectWriter:
 
     def _flush(self) -> None:
         if self._held:
-            self._writer = self._writer or pq.ParquetWriter(self.path, REJECTS, compression="zstd")
+            self._writer = self._writer or pq.ParquetWriter(self.path, REJECTS, compression=COMPRESSION)
             held, self._held = self._held, []
             columns = [[getattr(reject, name) for reject in held] for name in REJECTS.names]
             self._writer.write_table(pa.table(columns, schema=REJECTS))
@@ -193,7 +193,7 @@ def versioned(ids: pa.Array, night: int) -> pa.Array:
     return pc.if_else(pc.match_substring_regex(ids, r"@\d+(#\d+)?$"), pc.binary_join_element_wise(ids, "@1", ""), ids)
 
 
-def _confirm(part: Part) -> None:
+def _confirm(part: FilePart) -> None:
     """Raises StageError where a file is no longer what stock was taken of."""
     try:
         now = stamp(part.unit.path)

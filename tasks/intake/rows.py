@@ -44,7 +44,7 @@ class Columns(BaseModel):
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """A unit, or the piece of one that a batch reads."""
 
     unit: Unit
@@ -71,7 +71,7 @@ Read = Iterator[pa.Table | Reject]
 
 
 def as_rows(
-    part: Part,
+    part: FilePart,
     numbers: Any,
     text: pa.Array,
     id: pa.Array | None = None,

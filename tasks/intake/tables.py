@@ -9,10 +9,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from tasks.intake.places import open_file
-from tasks.intake.rows import BLOCK, Columns, Part, Read, Reject, as_rows, decompressed, picked
+from tasks.intake.rows import BLOCK, Columns, FilePart, Read, Reject, as_rows, decompressed, picked
 
 
-def read_parquet(part: Part, columns: Columns) -> Read:
+def read_parquet(part: FilePart, columns: Columns) -> Read:
     with closing(open_file(part.unit.path)) as stream, pq.ParquetFile(stream, buffer_size=1 << 20) as file:
         if reason := _unfit(file.schema_arrow, columns):
             yield Reject(part.unit.label, None, reason)
@@ -27,7 +27,7 @@ def read_parquet(part: Part, columns: Columns) -> Read:
                 row += batch.num_rows
 
 
-def read_arrow(part: Part, columns: Columns) -> Read:
+def read_arrow(part: FilePart, columns: Columns) -> Read:
     with closing(open_file(part.unit.path)) as stream, pa.ipc.open_stream(stream) as reader:
         if reason := _unfit(reader.schema, columns):
             yield Reject(part.unit.label, None, reason)
@@ -38,7 +38,7 @@ def read_arrow(part: Part, columns: Columns) -> Read:
             row += batch.num_rows
 
 
-def read_csv(part: Part, columns: Columns) -> Read:
+def read_csv(part: FilePart, columns: Columns) -> Read:
     fresh: list[tuple[int, str]] = []
 
     def refuse(row: Any) -> str:
@@ -79,7 +79,7 @@ def read_csv(part: Part, columns: Columns) -> Read:
         yield from (Reject(part.unit.label, number, reason) for number, reason in fresh)
 
 
-def _typed(part: Part, row: int, batch: pa.RecordBatch, columns: Columns) -> pa.Table:
+def _typed(part: FilePart, row: int, batch: pa.RecordBatch, columns: Columns) -> pa.Table:
     return as_rows(part, np.arange(row, row + batch.num_rows), *picked(batch, columns))
 
 

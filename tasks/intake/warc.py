@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.intake.places import open_file
-from tasks.intake.rows import BLOCK, Columns, Part, Read, Reject, as_rows
+from tasks.intake.rows import BLOCK, Columns, FilePart, Read, Reject, as_rows
 
 FIELDS = ("text", "url", "date", "record_id")
 HTML = ("text/html", "application/xhtml+xml")
@@ -19,7 +19,7 @@ PAGE_LIMIT = 64_000_000
 """Bytes of one page, unpacked: a few bytes of gzip can claim to be gigabytes."""
 
 
-def read_warc(part: Part, columns: Columns) -> Read:
+def read_warc(part: FilePart, columns: Columns) -> Read:
     """Tables of ROWS with pages as text; `row` counts the archive's responses."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
@@ -66,7 +66,7 @@ def read_warc(part: Part, columns: Columns) -> Read:
         yield _table(part, held)
 
 
-def _table(part: Part, held: list[Any]) -> pa.Table:
+def _table(part: FilePart, held: list[Any]) -> pa.Table:
     numbers, pages, ids, sources, charsets = zip(*held, strict=True)
     text, id, source = (pa.array(values, pa.large_binary()) for values in (pages, _bytes(ids), _bytes(sources)))
     return as_rows(part, numbers, text, id, source, pa.array(charsets, pa.string()))

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.corpus.documents import as_table
-from tasks.corpus.split import choose_labels
+from tasks.corpus.documents import write_rows
+from tasks.corpus.labels import choose_labels
 
 Z_95 = 1.959963984540054
 PREDICTIONS = pa.schema([("doc_id", pa.string()), ("label", pa.int32()), ("predicted", pa.int32())])
@@ -51,7 +50,7 @@ def baseline(examples: Artifact, settings: BaselineSettings, out: Path, log: Sta
     model.fit(chosen["text"].to_list(), chosen["label"].to_numpy())
     predicted = model.predict(test["text"].to_list())
     frame = test.select("doc_id", "label").with_columns(predicted=pl.Series(predicted, dtype=pl.Int32))
-    pq.write_table(as_table(frame, PREDICTIONS), out / "predictions.parquet", compression="zstd")
+    write_rows(frame, PREDICTIONS, out / "predictions.parquet")
     right = int((frame["label"] == frame["predicted"]).sum())
     low, high = wilson(right, frame.height)
     classes = len(json.loads((examples.path / "labels.json").read_text(encoding="utf-8")))

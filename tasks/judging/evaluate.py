@@ -25,7 +25,7 @@ from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.corpus.snapshot import Snapshot, shards_of
 from tasks.tokens.vocabulary import end_of_text_id, load_tokenizer, mask_id
-from tasks.training.origin import Origin
+from tasks.training.starting_model import StartingModel
 
 if TYPE_CHECKING:
     from models.text.foreign import Model
@@ -71,7 +71,7 @@ def evaluate(
     tokens: Snapshot,
     tokenizer: Artifact,
     model: Artifact,
-    origin: Origin,
+    start: StartingModel,
     settings: EvaluateSettings,
     out: Path,
     log: StageLog,
@@ -79,13 +79,13 @@ def evaluate(
     """Write evaluation.json and samples.json.
 
     evaluation.json holds "measure" (bits_per_byte, or of a masked model bits_per_hidden_token), "before" (with the
-    weights of `origin`: those of the model from elsewhere, else fresh ones) and "after"; each of these has "all" and
+    weights of `start`: those of the model from elsewhere, else fresh ones) and "after"; each of these has "all" and
     "sources" (by name): the measure, low, high (95 % bootstrap interval over documents), documents, and bytes or
     hidden_tokens. samples.json holds a list of objects with "prompt" and "text".
 
     Raises UserError when no document is held out, or a masked model's tokenizer has no mask.
     """
-    from models.learn.initial_weights import original
+    from models.learn.initial_weights import untrained
     from models.machine.hardware import device
     from models.text.model_folder import load_model
 
@@ -93,7 +93,7 @@ def evaluate(
     if not sequences:
         raise UserError("There is nothing to evaluate on: hold out a larger share of documents.")
     trained = load_model(model.path).to(device())
-    before_training = original(trained.config, model.path, origin.folder, settings.seed).to(device())
+    before_training = untrained(trained.config, model.path, start.folder, settings.seed).to(device())
     measure = measure_of(trained)
     before = _judge(before_training, sequences, chosen, tokenizer, settings)
     log.progress(1, 2, "models")

@@ -11,6 +11,7 @@ from numba import uint64
 from numpy.typing import NDArray
 
 from tasks.core.kernels import njit
+from tasks.core.murmur import mix
 from tasks.quality.rules import DUPLICATE_SIZES, TOP_SIZES
 from tasks.quality.scan import LENGTH, LINE_WORDS, OPENS, ROLL, TERMINAL, Scan
 
@@ -76,14 +77,9 @@ def _tables(*ranges: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.
 
 
 @njit
-def _mix(value):  # type: ignore[no-untyped-def]
-    """MurmurHash3's finaliser, but never 0, which marks an empty place.
-
-    Not shared with scan.py: numba's cache of a kernel does not see a change in another file.
-    """
-    value = uint64(value ^ (value >> uint64(33))) * uint64(0xFF51AFD7ED558CCD)
-    value = uint64(value ^ (value >> uint64(33))) * uint64(0xC4CEB9FE1A85EC53)
-    return uint64(value ^ (value >> uint64(33))) | uint64(1)
+def _key(value):  # type: ignore[no-untyped-def]
+    """A hash of the value that is never 0, which marks an empty place."""
+    return mix(value) | uint64(1)
 
 
 @njit
@@ -115,7 +111,7 @@ def _count_grams(rolling, size, positions, candidates, keys, counts, where):  # 
         leaving *= ROLL
     for index in range(candidates):
         word = positions[index]
-        key = _mix(rolling[word + size] - rolling[word] * leaving)
+        key = _key(rolling[word + size] - rolling[word] * leaving)
         place = _place(keys, places, key)
         keys[place] = key
         counts[place] += 1
@@ -185,12 +181,12 @@ def _repetition(  # type: ignore[no-untyped-def]
             keys[:places] = uint64(0)
         hashed, length = uint64(0), 0
         for line in range(first, last):
-            hashed = _mix(hashed) * ROLL + line_hashes[line]
+            hashed = _key(hashed) * ROLL + line_hashes[line]
             length += lines[line, LENGTH]
             if line + 1 == last or lines[line + 1, OPENS]:
                 row[PARAGRAPHS_AT] += 1
                 if row[LINE_AT]:  # else no paragraph repeats either
-                    key = _mix(hashed)
+                    key = _key(hashed)
                     place = _place(keys, places, key)
                     if keys[place] != uint64(0):
                         row[PARAGRAPH_AT] += 1

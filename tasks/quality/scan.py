@@ -22,6 +22,7 @@ from numba import uint64
 from numpy.typing import NDArray
 
 from tasks.core.kernels import njit
+from tasks.core.murmur import mix
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")  # Rae et al. 2021, appendix A1.1
 
@@ -128,14 +129,6 @@ LONGEST_STOP = max(map(len, STOP_WORDS))
 
 
 @njit
-def _mix(value):  # type: ignore[no-untyped-def]
-    """MurmurHash3's finaliser: every bit of the result depends on every bit of the value."""
-    value = uint64(value ^ (value >> uint64(33))) * uint64(0xFF51AFD7ED558CCD)
-    value = uint64(value ^ (value >> uint64(33))) * uint64(0xC4CEB9FE1A85EC53)
-    return uint64(value ^ (value >> uint64(33)))
-
-
-@njit
 def _decode(data, position):  # type: ignore[no-untyped-def]
     """The code point that begins at a byte of at least 0x80, and its number of bytes."""
     byte = np.int64(data[position])
@@ -176,7 +169,7 @@ def _scan(  # type: ignore[no-untyped-def]
                     packed = packed << uint64(8) | uint64(data[position])
                     packed_size += 1
                     if packed_size == PACKED:
-                        hashed, packed, packed_size = _mix(hashed ^ packed), uint64(1), 0
+                        hashed, packed, packed_size = mix(hashed ^ packed), uint64(1), 0
                     core = core << uint64(8) | uint64(data[position] | 32)
                     position += 1
                 if position > first:
@@ -197,7 +190,7 @@ def _scan(  # type: ignore[no-untyped-def]
             if inside and (kind & SPACE or alone or single):
                 inside = False
                 word += 1
-                hashed = _mix(hashed ^ packed)
+                hashed = mix(hashed ^ packed)
                 rolling[word] = rolling[word - 1] * ROLL + hashed
                 lengths[word] = lengths[word - 1] + size
                 line_hash = line_hash * ROLL + hashed
@@ -218,7 +211,7 @@ def _scan(  # type: ignore[no-untyped-def]
                         lines[line, LINE_WORDS], lines[line, LONGEST] = word - line_word, longest
                         lines[line, SENTENCES] = sentences + unfinished
                         lines[line, TERMINAL], lines[line, OPENS] = terminal, opens
-                        line_hashes[line] = _mix(line_hash)
+                        line_hashes[line] = mix(line_hash)
                         cut += ellipsis
                         line += 1
                         opens = False
@@ -243,7 +236,7 @@ def _scan(  # type: ignore[no-untyped-def]
                 packed = packed << uint64(8) | uint64(data[position + offset])
                 packed_size += 1
                 if packed_size == PACKED:
-                    hashed, packed, packed_size = _mix(hashed ^ packed), uint64(1), 0
+                    hashed, packed, packed_size = mix(hashed ^ packed), uint64(1), 0
             size += 1
             if kind & LETTER:
                 has_letter = True

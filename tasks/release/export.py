@@ -12,7 +12,7 @@ from models.named import ByName
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.tokens.vocabulary import end_of_text_id, mask_id, padding_id
-from tasks.training.origin import Origin
+from tasks.training.starting_model import StartingModel
 
 if TYPE_CHECKING:
     from models.text.foreign import Model
@@ -22,7 +22,7 @@ PRODUCTS = ("losses.parquet", "incidents.json", "metrics.json", "manifest.json",
 
 
 @stage(version=1)
-def export(model: Artifact, tokenizer: Artifact, origin: Origin, out: Path, log: StageLog) -> Metrics:
+def export(model: Artifact, tokenizer: Artifact, start: StartingModel, out: Path, log: StageLog) -> Metrics:
     """Write a model's folder: config, weights (float32), tokenizer, generation defaults and a model card.
 
     A causal model is a Qwen3ForCausalLM, a bidirectional one a EuroBertForMaskedLM; one that came from elsewhere keeps
@@ -31,7 +31,7 @@ def export(model: Artifact, tokenizer: Artifact, origin: Origin, out: Path, log:
     from models.text.model_folder import load_model
 
     trained = load_model(model.path)
-    WRITTEN[origin.family](out, trained, model, tokenizer)
+    WRITTEN[start.family](out, trained, model, tokenizer)
     for path in sorted(tokenizer.path.glob("*token*.json")):
         shutil.copyfile(path, out / path.name)
     weights = sum(parameter.numel() for parameter in trained.parameters())

@@ -70,72 +70,78 @@ class Example:
     texts: tuple[dict[str, str], ...]
 
 
-@stage(version=1, files=(TEMPLATES,))
-def report(
-    ingested: Artifact,
-    filtered: Artifact,
-    deduplicated: Artifact,
-    decontaminated: Artifact | None,
-    tokenizer: Artifact,
-    tokens: Snapshot,
-    model: Artifact,
-    evaluation: Artifact,
-    finetuned: Artifact | None,
-    scratch: Artifact | None,
-    baseline: Artifact | None,
-    export: Artifact,
-    settings: ReportSettings,
-    out: Path,
-    log: StageLog,
-) -> Metrics:
-    """Write report.html and lineage.html.
+@dataclass(frozen=True)
+class NightOfText:
+    """What the stages of a night of text made; those of the data stages are of tonight's partition."""
 
-    The data stages' artifacts are those of tonight's partition; `tokens` is the whole snapshot.
-    """
-    named = {
-        "ingest": ingested,
-        "filter": filtered,
-        "deduplicate": deduplicated,
-        "decontaminate": decontaminated,
-        "tokenizer": tokenizer,
-        "tokenize": tokens[-1],
-        "pretrain": model,
-        "evaluate": evaluation,
-        "finetune": finetuned,
-        "finetune, from scratch": scratch,
-        "baseline": baseline,
-        "export": export,
-    }
-    given = {name: artifact for name, artifact in named.items() if artifact is not None}
-    judges = [(filtered, ingested), (deduplicated, filtered)]
-    if decontaminated is not None:
-        judges.append((decontaminated, deduplicated))
+    ingested: Artifact
+    filtered: Artifact
+    deduplicated: Artifact
+    decontaminated: Artifact | None
+    tokenizer: Artifact
+    tokens: Snapshot
+    """Of all nights."""
+    model: Artifact
+    evaluation: Artifact
+    export: Artifact
+    finetuned: Artifact | None = None
+    scratch: Artifact | None = None
+    baseline: Artifact | None = None
+
+    def judges(self) -> list[tuple[Artifact, Artifact]]:
+        """The stages that drop documents, each with the documents that it judged."""
+        found = [(self.filtered, self.ingested), (self.deduplicated, self.filtered)]
+        return [*found, (self.decontaminated, self.deduplicated)] if self.decontaminated is not None else found
+
+    def by_name(self) -> dict[str, Artifact]:
+        """Every artifact by what the pages call it."""
+        named = {
+            "ingest": self.ingested,
+            "filter": self.filtered,
+            "deduplicate": self.deduplicated,
+            "decontaminate": self.decontaminated,
+            "tokenizer": self.tokenizer,
+            "tokenize": self.tokens[-1],
+            "pretrain": self.model,
+            "evaluate": self.evaluation,
+            "finetune": self.finetuned,
+            "finetune, from scratch": self.scratch,
+            "baseline": self.baseline,
+            "export": self.export,
+        }
+        return {name: artifact for name, artifact in named.items() if artifact is not None}
+
+
+@stage(version=1, files=(TEMPLATES,))
+def report(night: NightOfText, settings: ReportSettings, out: Path, log: StageLog) -> Metrics:
+    """Write report.html and lineage.html."""
+    judges, model = night.judges(), night.model
     examples = [example for judge, before in judges for example in find_examples(judge, before, settings)]
-    whole = totals_of(tokens)
-    judged = json.loads((evaluation.path / "evaluation.json").read_bytes())
+    whole = totals_of(night.tokens)
+    judged = json.loads((night.evaluation.path / "evaluation.json").read_bytes())
     contenders = {
-        "pre-trained": (finetuned, "first"),
-        "from scratch": (scratch, "second"),
-        "TF-IDF + logistic regression": (baseline, "third"),
+        "pre-trained": (night.finetuned, "first"),
+        "from scratch": (night.scratch, "second"),
+        "TF-IDF + logistic regression": (night.baseline, "third"),
     }
     accuracies = {name: (found.metrics, colour) for name, (found, colour) in contenders.items() if found is not None}
     _render(
         out / "report.html",
         title=settings.title,
-        subtitle=f"Model {model.digest[:12]}, trained on snapshot {snapshot_digest(tokens)[:12]}{_origin(model)}",
-        figures=[*_corpus_figures(ingested, judges[-1][0], whole), *_model_figures(judged, accuracies)],
-        bars=bars_of(ingested, [judge for judge, _ in judges]),
+        subtitle=f"Model {model.digest[:12]}, trained on snapshot {snapshot_digest(night.tokens)[:12]}{_origin(model)}",
+        figures=[*_corpus_figures(night.ingested, judges[-1][0], whole), *_model_figures(judged, accuracies)],
+        bars=bars_of(night.ingested, [judge for judge, _ in judges]),
         losses=losses_of(pl.read_parquet(model.path / "losses.parquet")),
         incidents=[str(incident) for incident in read_incidents(model.path)],
         bits=bits_of(judged),
         measure=judged["measure"].replace("_", " ").capitalize(),
         masked=judged["measure"] == "bits_per_hidden_token",
         accuracies=accuracies_of(accuracies) if accuracies else None,
-        samples=json.loads((evaluation.path / "samples.json").read_bytes()),
+        samples=json.loads((night.evaluation.path / "samples.json").read_bytes()),
         examples=examples,
-        artifacts=[{"name": name, "digest": artifact.digest} for name, artifact in given.items()],
+        artifacts=[{"name": name, "digest": artifact.digest} for name, artifact in night.by_name().items()],
     )
-    graph = ancestors(given.values(), beside(model))
+    graph = ancestors(night.by_name().values(), beside(model))
     drawing = draw(graph)
     _render(
         out / "lineage.html",

@@ -43,7 +43,7 @@ MOST_DOCUMENTS = 1 << 32
 """In one run, since its positions are of 32 bits."""
 
 
-class Run(BaseModel):
+class SortedRun(BaseModel):
     """One sorted run: its files lie in the artifact of `night` and cover all documents from `start` to its end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,7 +79,7 @@ def part_path(folder: Path, family: Family, part: int, column: str) -> Path:
     return folder / f"{family}-{part:03d}.{column}"
 
 
-def swallowed_runs(live: Sequence[Run], entries: int) -> int:
+def swallowed_runs(live: Sequence[SortedRun], entries: int) -> int:
     """How many of the last live runs a new run of so many entries is merged with."""
     swallowed = 0
     while True:
@@ -130,7 +130,7 @@ def read_entries(file: DocumentFile, family: Family, first: int, last: int) -> t
 
 
 def read_run(
-    folder: Path, family: Family, run: Run, first: int, last: int
+    folder: Path, family: Family, run: SortedRun, first: int, last: int
 ) -> Iterator[tuple[Keys, NDArray[np.uint32]]]:
     """The (sorted) entries of a run with keys in a range, memory-mapped, a part at a time; positions count from
     the run's start."""
@@ -142,7 +142,9 @@ def read_run(
         yield keys[low:high], positions[low:high]
 
 
-def find_entries(folder: Path, family: Family, run: Run, keys: Keys, first: int, last: int) -> tuple[Keys, Positions]:
+def find_entries(
+    folder: Path, family: Family, run: SortedRun, keys: Keys, first: int, last: int
+) -> tuple[Keys, Positions]:
     """The entries of a run that have one of the given (sorted, distinct) keys, all of which lie in the range."""
     found_keys, found_positions = [], []
     for run_keys, run_positions in read_run(folder, family, run, first, last):

@@ -19,7 +19,7 @@ from tasks.similarity.band_index import (
     Family,
     Keys,
     Positions,
-    Run,
+    SortedRun,
     find_entries,
     key_ranges,
     mapped,
@@ -49,7 +49,7 @@ class Search:
     """Position of tonight's first document."""
     folders: tuple[Path, ...]
     """The index of each night before."""
-    live: tuple[Run, ...]
+    live: tuple[SortedRun, ...]
     swallowed: int
     """How many of the last live runs are merged into tonight's."""
     entries: int

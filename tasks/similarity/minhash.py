@@ -23,6 +23,7 @@ from numba import int64, uint8, uint32, uint64
 from numpy.typing import NDArray
 
 from tasks.core.kernels import njit
+from tasks.core.murmur import mix
 
 Signatures = NDArray[np.uint32]
 
@@ -77,14 +78,6 @@ def permutations(count: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
 
 
 @njit
-def _mix(value):  # type: ignore[no-untyped-def]
-    """MurmurHash3's finaliser: every bit of the result depends on every bit of the value."""
-    value = uint64(value ^ (value >> uint64(33))) * uint64(0xFF51AFD7ED558CCD)
-    value = uint64(value ^ (value >> uint64(33))) * uint64(0xC4CEB9FE1A85EC53)
-    return uint64(value ^ (value >> uint64(33)))
-
-
-@njit
 def _lower_minima(shingles, filled, multipliers, summands, minima):  # type: ignore[no-untyped-def]
     """Take `filled` shingles into the minima; the last block is filled up with repetitions of the last shingle."""
     padded = (filled + BLOCK - 1) // BLOCK * BLOCK
@@ -112,7 +105,7 @@ def _next_word(data, position, end):  # type: ignore[no-untyped-def]
                     break
                 for offset in range(3):
                     hashed = uint64(hashed ^ uint64(data[position + offset])) * FNV_PRIME
-                return _mix(hashed), position + 3, True
+                return mix(hashed), position + 3, True
             if byte == 0xE2 and data[position + 1] == 0x80:  # dashes, quotation marks, ellipsis
                 size, byte = 3, uint8(0)
             elif byte == 0xC2 and data[position + 1] < 0xAA:  # no-break space and signs
@@ -123,7 +116,7 @@ def _next_word(data, position, end):  # type: ignore[no-untyped-def]
         elif inside:
             break
         position += size
-    return _mix(hashed), position, inside
+    return mix(hashed), position, inside
 
 
 @njit
@@ -175,12 +168,12 @@ def sign(  # type: ignore[no-untyped-def]
                 break
             words += 1
             low = low * CONTENT + word
-            high = _mix(high ^ word)
+            high = mix(high ^ word)
             rolling = rolling * ROLL + word - recent[oldest] * leaving
             recent[oldest] = word
             oldest = oldest + 1 if oldest + 1 < width else 0
             if words >= width:
-                shingle = _mix(rolling)
+                shingle = mix(rolling)
                 least[shingle & uint64(BINS - 1)] = min(shingle, least[shingle & uint64(BINS - 1)])
                 shingles[filled] = uint32(shingle >> uint64(32))
                 filled += 1
@@ -188,7 +181,7 @@ def sign(  # type: ignore[no-untyped-def]
                     _lower_minima(shingles, filled, multipliers, summands, minima)
                     filled = 0
         if 0 < words < width:
-            shingle = _mix(rolling)
+            shingle = mix(rolling)
             least[shingle & uint64(BINS - 1)] = shingle
             shingles[0] = uint32(shingle >> uint64(32))
             filled = 1
@@ -212,13 +205,13 @@ def band_keys(signatures, bands, rows, keys):  # type: ignore[no-untyped-def]
     for text in range(signatures.shape[0]):
         values = signatures[text]
         for band in range(bands):
-            near = _mix(uint64(band + 1))
-            column = _mix(uint64(bands + band + 1))
-            diagonal = _mix(uint64(2 * bands + band + 1))
+            near = mix(uint64(band + 1))
+            column = mix(uint64(bands + band + 1))
+            diagonal = mix(uint64(2 * bands + band + 1))
             for row in range(rows):
-                near = _mix(near ^ uint64(values[band * rows + row])) + GOLDEN
-                column = _mix(column ^ uint64(values[row * bands + band])) + GOLDEN
-                diagonal = _mix(diagonal ^ uint64(values[row * bands + (band + row) % bands])) + GOLDEN
+                near = mix(near ^ uint64(values[band * rows + row])) + GOLDEN
+                column = mix(column ^ uint64(values[row * bands + band])) + GOLDEN
+                diagonal = mix(diagonal ^ uint64(values[row * bands + (band + row) % bands])) + GOLDEN
             keys[text, band] = near
             keys[text, bands + band] = column
             keys[text, 2 * bands + band] = diagonal

@@ -15,7 +15,8 @@ from numba import uint64
 from numpy.typing import NDArray
 
 from tasks.core.kernels import njit
-from tasks.similarity.minhash import GOLDEN, ROLL, _mix, _next_word
+from tasks.core.murmur import mix
+from tasks.similarity.minhash import GOLDEN, ROLL, _next_word
 
 EMPTY = 0
 BITS_A_GRAM = 16
@@ -67,7 +68,7 @@ def _roll(word, rolling, recent, words, width, leaving):  # type: ignore[no-unty
 
 @njit
 def _gram_hash(rolling, width):  # type: ignore[no-untyped-def]
-    hashed = _mix(rolling ^ (uint64(width) * GOLDEN))
+    hashed = mix(rolling ^ (uint64(width) * GOLDEN))
     return hashed if hashed != uint64(EMPTY) else uint64(1)
 
 

@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
+from models.files import write_file
 from tasks.core.errors import StageError
 from tasks.core.journal import Record
 from tasks.tracking.projection import Projection, is_refusal
@@ -262,9 +262,7 @@ class _Feed:
 
     def _save(self, cursor: _Cursor) -> None:
         """Atomic but not synced: a cursor lost to a power cut costs one harmless repetition."""
-        aside = self._cursor_path.with_suffix(".new")
-        aside.write_text(json.dumps(asdict(cursor)))
-        os.replace(aside, self._cursor_path)
+        write_file(self._cursor_path, json.dumps(asdict(cursor)).encode(), durable=False)
 
 
 def _read(file: BinaryIO, limit: int) -> Iterator[tuple[int, Record]]:

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.ipc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.spec import FitSpec, HubModel, LabelledExamples, Machine, Optimisation, StartingPoint
+from models.spec import FitSpec, ForeignConfig, LabelledExamples, Machine, Optimisation, StartingPoint
 from models.text.identify import load_config
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
-from tasks.corpus.split import choose_labels
+from tasks.corpus.labels import choose_labels
 from tasks.judging.baseline import wilson
 from tasks.tokens.vocabulary import count_ids, load_tokenizer
 from tasks.training.supervise import supervise
@@ -86,7 +86,7 @@ def finetune(
     the training process fails (see tasks/training/supervise.py).
     """
     base = load_config(pretrained.path)
-    if isinstance(base, HubModel):
+    if isinstance(base, ForeignConfig):
         raise UserError(
             f"The model {pretrained.digest[:12]} is a {base.architecture}, and classification is learnt by our own "
             "transformer only: remove `finetune` from the recipe, and fine-tune the exported folder elsewhere."
@@ -123,7 +123,7 @@ def finetune(
         start=StartingPoint(folder=pretrained.path, digest=pretrained.digest)
         if settings.start == "pretrained"
         else None,
-        trained=settings.weights,
+        weights=settings.weights,
         work=work,
         out=out,
         checkpoint_every=settings.checkpoint_every,

@@ -12,7 +12,7 @@ SHORTEST_PATIENCE_S = 60.0
 PATIENCE_STEPS = 20
 
 
-class Pulse:
+class HangWatch:
     """Time since the last heartbeat, on a clock that does not run while the machine is suspended."""
 
     def __init__(self, work: Path, clock: Callable[[], float] = time.monotonic) -> None:

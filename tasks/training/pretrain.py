@@ -15,20 +15,38 @@ from blake3 import blake3
 
 from models.learn.incidents import read_incidents
 from models.named import ByName
-from models.spec import FitSpec, HubModel, Machine, MaskedToken, ModelConfig, NextToken, Optimisation, TokenStream
+from models.spec import FitSpec, ForeignConfig, Machine, MaskedToken, ModelConfig, NextToken, Optimisation, TokenStream
 from tasks.core.errors import UserError
-from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
+from tasks.core.stage import Forecast, Metrics, StageLog, stage
+from tasks.core.store import Artifact, Promise, run_of
 from tasks.corpus.snapshot import Snapshot, shards_of, snapshot_digest
 from tasks.tokens.vocabulary import count_ids, load_tokenizer, mask_id
 from tasks.training.mixing import mix
-from tasks.training.origin import model_at, partitions_of, starting_model, trunk_of
-from tasks.training.schedule import schedule
+from tasks.training.schedule import derived_settings, schedule
 from tasks.training.settings import ATTENTION, PretrainSettings
+from tasks.training.starting_model import model_at, partitions_of, starting_config, trunk_of
 from tasks.training.supervise import supervise
 
 
-@stage(version=1, runs=("models.fit:fit",))
+def foretell(tokens: Snapshot, tokenizer: Artifact, previous: Artifact | None, settings: PretrainSettings) -> Forecast:
+    """What published rules would derive; nothing where the model is not known yet."""
+    if not isinstance(tokenizer, Promise):
+        model = shape(settings, tokenizer)
+    elif settings.start is None and "vocabulary" in tokenizer.metrics:
+        model = fresh_shape(settings, int(tokenizer.metrics["vocabulary"]))
+    else:
+        return Forecast()
+    return Forecast(sentences=tuple(derived_settings(settings, model, goes_on=previous is not None)))
+
+
+def summary(name: str, value: object) -> str | None:
+    """From which night's trunk it goes on."""
+    if name != "previous" or not isinstance(value, Artifact):
+        return None
+    return f"goes on from the trunk of night {run_of(value)}"
+
+
+@stage(version=1, runs=("models.fit:fit",), foretell=foretell, summary=summary)
 def pretrain(
     tokens: Snapshot,
     tokenizer: Artifact,
@@ -106,13 +124,13 @@ def pretrain(
     return _metrics(spec, previous)
 
 
-def shape(settings: PretrainSettings, tokenizer: Artifact) -> ModelConfig | HubModel:
+def shape(settings: PretrainSettings, tokenizer: Artifact) -> ModelConfig | ForeignConfig:
     """The model that the settings ask for.
 
     Raises UserError for a model to start from that is none or has another tokenizer.
     """
     if settings.start:
-        return starting_model(
+        return starting_config(
             settings.start, load_tokenizer(tokenizer), ATTENTION[settings.objective], settings.context_length
         )
     return fresh_shape(settings, count_ids(load_tokenizer(tokenizer)))

@@ -15,7 +15,7 @@ from tasks.core.stage import StageLog
 _RECENT = 64  # steps that the speed is taken from
 
 
-class Feed:
+class ProgressLog:
     """Reads progress and output of a training as they grow."""
 
     def __init__(self, spec: FitSpec, log: StageLog, processes: int) -> None:

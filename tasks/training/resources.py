@@ -16,7 +16,7 @@ import psutil
 _MEGA = 1e6
 
 
-class Vitals:
+class Resources:
     """Samples one process and all below it."""
 
     def __init__(self, pid: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from models.spec import HubModel, ModelConfig
+from models.spec import ForeignConfig, ModelConfig
 from models.text.scaling_rules import COOLDOWN, Derived, derived
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
@@ -29,7 +29,7 @@ class Schedule:
 
 
 def schedule(
-    settings: PretrainSettings, model: ModelConfig | HubModel, log: StageLog, goes_on: bool = False
+    settings: PretrainSettings, model: ModelConfig | ForeignConfig, log: StageLog, goes_on: bool = False
 ) -> Schedule:
     """The schedule of a training; `log` hears what was derived, and from what. One that goes on with a trunk is warm.
 
@@ -49,7 +49,7 @@ def schedule(
     return Schedule(**{field.name: asked.get(field.name, getattr(rules, field.name)) for field in fields(Schedule)})
 
 
-def foretell(settings: PretrainSettings, model: ModelConfig | HubModel, goes_on: bool) -> list[str]:
+def derived_settings(settings: PretrainSettings, model: ModelConfig | ForeignConfig, goes_on: bool) -> list[str]:
     """What `schedule` would derive, a sentence a setting, as its log would hear them."""
     said: list[str] = []
 
@@ -61,7 +61,7 @@ def foretell(settings: PretrainSettings, model: ModelConfig | HubModel, goes_on:
     return said
 
 
-def _rules_for(settings: PretrainSettings, model: ModelConfig | HubModel, batch: int | None) -> Derived:
+def _rules_for(settings: PretrainSettings, model: ModelConfig | ForeignConfig, batch: int | None) -> Derived:
     if isinstance(model, ModelConfig):
         return derived(model, settings.tokens, batch)
     if settings.tokens is None or settings.learning_rate is None or batch is None:

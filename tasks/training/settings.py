@@ -12,7 +12,7 @@ from models.text.identify import load_config
 from models.text.scaling_rules import COOLDOWN, SIZES
 from tasks.core.errors import UserError
 from tasks.intake.places import LocalPath
-from tasks.training.origin import Origin, fingerprints
+from tasks.training.starting_model import StartingModel, fingerprints
 
 TRUNK_SETTINGS = (
     *("layers", "width", "heads", "kv_heads", "context_length", "tied", "start_files"),
@@ -197,6 +197,6 @@ class PretrainSettings(BaseModel):
             raise UserError(str(error)) from error
 
     @property
-    def origin(self) -> Origin:
+    def starting_model(self) -> StartingModel:
         """What the model knows before its first night. Raises UserError if there is no model at `start`."""
-        return Origin(folder=self.start, files=self.start_files, family=self.family)
+        return StartingModel(folder=self.start, files=self.start_files, family=self.family)

@@ -17,18 +17,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.files import write_file
 from models.machine.out_of_memory import how_to_fit
 from models.process import outcome
 from models.spec import FitSpec
 from tasks.core.errors import StageError
 from tasks.core.stage import StageLog
-from tasks.training.hanging import Pulse
-from tasks.training.progress_log import Feed
-from tasks.training.resources import Vitals, family
+from tasks.training.hanging import HangWatch
+from tasks.training.progress_log import ProgressLog
+from tasks.training.resources import Resources, family
 from tasks.training.torchrun import GRACE_S, command, environment, processes_for
 
 _POLL_S = 0.5
-_VITALS_S = 10.0
+_SAMPLED_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,18 @@ def supervise(spec: FitSpec, log: StageLog, restarts: int = 2, patience_s: float
     which, and where its output is.
     """
     spec.work.mkdir(parents=True, exist_ok=True)
-    (spec.work / "spec.json").write_text(spec.model_dump_json(indent=2))
+    write_file(spec.work / "spec.json", spec.model_dump_json(indent=2).encode())
     processes = processes_for(spec)
-    feed = Feed(spec, log, processes)
+    progress = ProgressLog(spec, log, processes)
     left, saved = restarts, _last_saved(spec)
     while True:
-        death = _run(spec, feed, processes, patience_s, log)
+        death = _run(spec, progress, processes, patience_s, log)
         end = outcome.told(spec.work)
         if end and end.kind == "finished":
             return
         if end and end.kind == "stopped":
             raise StageError(
-                f"The training was stopped and saved at step {feed.step} of {spec.steps}; the same command goes on "
+                f"The training was stopped and saved at step {progress.step} of {spec.steps}; the same command goes on "
                 "from there."
             )
         if end:
@@ -75,23 +76,23 @@ def supervise(spec: FitSpec, log: StageLog, restarts: int = 2, patience_s: float
             raise StageError(f"The training failed: {end.sentence.rstrip('.')} (full output: {errors})")
         if death.memory:
             raise StageError(
-                f"The training was killed at step {feed.step} because the machine's memory ran out: "
+                f"The training was killed at step {progress.step} because the machine's memory ran out: "
                 f"{how_to_fit(spec, processes, gpu=False)}; the same command goes on from the last checkpoint."
             )
         if (now := _last_saved(spec)) > saved:
             left, saved = restarts, now
         if left == 0:
             raise StageError(
-                f"The training {death.how} at step {feed.step}, again: the same command goes on from the last "
+                f"The training {death.how} at step {progress.step}, again: the same command goes on from the last "
                 f"checkpoint (output: {death.output})."
             )
         left -= 1
-        log.info(f"The training {death.how} at step {feed.step}; starting again from its last checkpoint.")
+        log.info(f"The training {death.how} at step {progress.step}; starting again from its last checkpoint.")
 
 
-def _run(spec: FitSpec, feed: Feed, processes: int, patience_s: float, log: StageLog) -> _Death:
+def _run(spec: FitSpec, progress: ProgressLog, processes: int, patience_s: float, log: StageLog) -> _Death:
     """The training from start to end, and how it looks from outside."""
-    feed.restart()
+    progress.restart()
     outcome.forget(spec.work)
     oom_kills = _oom_kills()
     hung: str | None = None
@@ -108,18 +109,18 @@ def _run(spec: FitSpec, feed: Feed, processes: int, patience_s: float, log: Stag
             )
         ) as child,
     ):
-        pulse, vitals, sampled = Pulse(spec.work), Vitals(child.pid), time.monotonic()
+        watch, resources, sampled = HangWatch(spec.work), Resources(child.pid), time.monotonic()
         while True:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(_POLL_S)
-            feed.pump()
+            progress.pump()
             if child.returncode is not None:
                 break
-            if time.monotonic() - sampled > _VITALS_S:
+            if time.monotonic() - sampled > _SAMPLED_EVERY_S:
                 sampled = time.monotonic()
-                if values := vitals.sample():
+                if values := resources.sample():
                     log.metrics(values)
-            if not hung and (hung := pulse.too_long(feed.median_step_s, patience_s)):
+            if not hung and (hung := watch.too_long(progress.median_step_s, patience_s)):
                 log.info(f"The training {hung}; killing it.")
                 _kill(child)
             if not threading.main_thread().is_alive():

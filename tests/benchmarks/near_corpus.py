@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.corpus.documents import BATCH_BYTES, DocumentWriter, write_documents
+from tasks.corpus.documents import BATCH_BYTES, DocumentWriter, documents_file, write_documents
 
 SOURCES = {
     "text/peps": "path",
@@ -149,7 +149,7 @@ def write_repeated(data: Path, folder: Path, size: int) -> None:
             pl.lit("benchmark").alias("source"),
         ).with_columns(end=pl.col("text").str.len_bytes().cum_sum())
         for _, batch in edited.group_by(pl.col("end") // BATCH_BYTES, maintain_order=True):
-            write_documents(batch.drop("end"), folder, number)
+            write_documents(batch.drop("end"), folder / documents_file(number))
             number += 1
             written += int(batch["text"].str.len_bytes().sum())
             if written >= size:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.text.scaling_rules import derived, standard_model
-from tasks.corpus.split import is_heldout
+from tasks.corpus.heldout import is_heldout
 from tasks.tokens.pieces import END_OF_TEXT, learn
 from tests.benchmarks.sides import SELDOM_S, Side, compare
 from tests.conftest import SHARED_DATA

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
-from tasks.corpus.documents import BATCH_BYTES, write_documents
+from tasks.corpus.documents import BATCH_BYTES, documents_file, write_documents
 from tasks.corpus.tokenizer import TokenizerSettings, tokenizer
 from tasks.tokens.pieces import END_OF_TEXT
 from tests.benchmarks.sides import Side, compare, environment
@@ -78,7 +78,7 @@ def prepare(folder: Path) -> None:
         "part", maintain_order=True, include_key=False
     )
     for number, part in enumerate(parts):
-        write_documents(part, folder / "documents", number)
+        write_documents(part, folder / "documents" / documents_file(number))
     settings = TokenizerSettings(vocabulary=32_768, heldout=0)
     corpus = Artifact("documents", "", folder / "documents")
     tokenizer(corpus, settings, folder / "tokenizer", StageLog())

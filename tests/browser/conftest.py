@@ -100,7 +100,7 @@ def tracked(services: Services) -> Tracked:
     out = made.store.scratch("report")
     out.mkdir(parents=True)
     settings = ReportSettings(title="quickstart")
-    metrics = report(*made.report_arguments(), settings, out, StageLog())
+    metrics = report(made.of_text(), settings, out, StageLog())
     inputs: dict[str, Reference | None] = {name: artifact.reference for name, artifact in made.artifacts.items()}
     request = Request(stage="report", version=1, inputs=inputs, settings={}, code={}, libraries={})
     journal = home / "journals" / "20261122-0200-quickstart.jsonl"

@@ -135,7 +135,7 @@ def test_fine_tuning_starts_from_the_given_weights(tmp_path: Path) -> None:
 
 
 def test_only_the_head_learns_when_asked(tmp_path: Path) -> None:
-    spec = examples_spec(tmp_path, trained="head")
+    spec = examples_spec(tmp_path, weights="head")
     first = initial_model(spec).state_dict()
     fit(spec)
     last = load_model(spec.out).state_dict()

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from tasks.core.stage import Call, context
+from tasks.core.stage import StageCall, context
 from tasks.core.store import Artifact, Request
 from tasks.tokens.pieces import SPECIALS, learn
 from tests.plain import PlainRun
@@ -44,7 +44,7 @@ class TracedRun(PlainRun):
         self.night = night
         self.keys: dict[str, tuple[str, list[str]]] = {}
 
-    def _obtain(self, call: Call, request: Request, log: Any) -> tuple[str, Artifact]:
+    def _obtain(self, call: StageCall, request: Request, log: Any) -> tuple[str, Artifact]:
         name = f"{self.night}/{call.node}"
         self.keys[name] = (call.stage.name, sorted(request.code))
         os.environ["TRACED_NODE"] = name
@@ -135,9 +135,11 @@ def _write_texts(folder: Path) -> None:
 
 
 def _foreign(folder: Path) -> Path:
+    import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(vocab_size=512, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    torch.manual_seed(0)
     GPT2LMHeadModel(config).save_pretrained(folder)
     learn("bpe", 300, lambda: iter([["some text to learn from"]])).save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(SPECIALS["bpe"]))

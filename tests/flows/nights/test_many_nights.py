@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.core.batches import Batches, do_batch
 from tasks.core.errors import StageError
-from tasks.core.stage import Call, StageLog
+from tasks.core.stage import StageCall, StageLog
 from tasks.core.store import Artifact
 from tasks.corpus.ingest import IngestSettings, ingest, take_inventory
 from tasks.intake.inventory import Inventory, Stock, Unit
@@ -249,7 +249,7 @@ def test_the_same_files_elsewhere_are_the_same_request(tmp_path: Path) -> None:
         settings = files(data)
         inventory = take_inventory(settings)
         arguments = {"inventory": inventory, "settings": settings.to_read(inventory)}
-        request = Call(ingest, "ingest", arguments).request()
+        request = StageCall(ingest, "ingest", arguments).request()
         assert str(tmp_path) not in request.model_dump_json()
         keys.add(request.key)
         assert str(data) in inventory.model_dump_json()  # whoever keeps what was read must find it again
@@ -260,6 +260,6 @@ def test_a_request_takes_the_readers_of_the_formats_that_it_reads(tmp_path: Path
     data = fresh(tmp_path / "data")
     (data / "a.jsonl").write_text('{"text": "one"}\n')
     settings = files(data)
-    code = Call(ingest, "ingest", {"inventory": take_inventory(settings), "settings": settings}).request().code
+    code = StageCall(ingest, "ingest", {"inventory": take_inventory(settings), "settings": settings}).request().code
     assert "tasks.intake.jsonlines.read_jsonl" in code
     assert not {name for name in code if name.startswith(("tasks.intake.tables.", "tasks.intake.warc."))}

@@ -11,7 +11,7 @@ import yaml
 from flows.nights.partitions import find_partitions
 from flows.recipe import load_recipe
 from tasks.core.errors import StageError, UserError
-from tasks.core.run import Outcome
+from tasks.core.run import StageOutcome
 from tasks.core.store import Artifact
 from tests.plain import run_corpus
 from tests.prose import write_prose
@@ -40,10 +40,10 @@ class Corpus:
         for name in names:
             (self.texts / f"{name}.jsonl").write_bytes((PROSE / f"{NAMES.index(name)}.jsonl").read_bytes())
 
-    def night(self) -> list[Outcome]:
+    def night(self) -> list[StageOutcome]:
         return run_corpus(self.recipe, self.home)
 
-    def artifact(self, night: list[Outcome], node: str) -> Artifact:
+    def artifact(self, night: list[StageOutcome], node: str) -> Artifact:
         (outcome,) = [outcome for outcome in night if outcome.node == node]
         return Artifact(outcome.stage, outcome.digest, self.home / "artifacts" / outcome.stage / outcome.digest)
 
@@ -64,7 +64,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     return Corpus(tmp_path, monkeypatch)
 
 
-def told(outcomes: list[Outcome]) -> dict[str, str]:
+def told(outcomes: list[StageOutcome]) -> dict[str, str]:
     return {outcome.node: outcome.action for outcome in outcomes}
 
 
@@ -72,7 +72,7 @@ def documents(artifact: Artifact) -> pl.DataFrame:
     return pl.concat([pl.read_parquet(path) for path in sorted(artifact.path.glob("documents-*.parquet"))])
 
 
-def kept(home: Path, outcomes: list[list[Outcome]]) -> list[tuple[str, str]]:
+def kept(home: Path, outcomes: list[list[StageOutcome]]) -> list[tuple[str, str]]:
     """(doc_id, text) of what deduplication kept, over all nights."""
     rows = []
     for night in outcomes:

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 
 from flows.nights.trunk import find_trunk
 from flows.plan import PROMISED, Plan, make_plan
-from tasks.core.run import Outcome
-from tasks.core.stage import Call, context
+from tasks.core.run import StageOutcome
+from tasks.core.stage import StageCall, context
 from tasks.core.store import Artifact, Reference, Store, write_run_record
 from tasks.training.pretrain import pretrain
 from tasks.training.settings import PretrainSettings
@@ -37,7 +37,7 @@ class Past:
     ) -> Artifact:
         """A training on these partitions, the newest so far."""
         given = {"tokens": self.partitions(*names), "tokenizer": self.tokenizer, "previous": None, **changed}
-        request = Call(pretrain, "pretrain", {**given, "settings": settings}).request()
+        request = StageCall(pretrain, "pretrain", {**given, "settings": settings}).request()
         out = self.store.scratch(request.key)
         (out / "trunk").mkdir(parents=True)
         (out / "model").write_text(request.key)
@@ -167,7 +167,7 @@ def add(recipe: Path, number: int) -> None:
     (recipe.parent / "texts" / name).write_bytes((recipe.parent / "prose" / name).read_bytes())
 
 
-def night(recipe: Path) -> list[Outcome]:
+def night(recipe: Path) -> list[StageOutcome]:
     """A whole night, without Prefect's server."""
     from flows.nights.nightly import night as whole_night
     from flows.recipe import load_recipe
@@ -185,7 +185,7 @@ def night(recipe: Path) -> list[Outcome]:
 def test_a_second_night_goes_on_and_run_again_is_reused(recipe: Path) -> None:
     store = Store(recipe.parent / "home")
 
-    def made(outcomes: list[Outcome], node: str = "pretrain") -> Artifact:
+    def made(outcomes: list[StageOutcome], node: str = "pretrain") -> Artifact:
         (found,) = [outcome for outcome in outcomes if outcome.node == node]
         return store.get(Reference(stage=found.stage, digest=found.digest))
 

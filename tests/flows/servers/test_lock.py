@@ -21,7 +21,7 @@ from websockets.typing import Origin, Subprotocol
 from flows.servers.access import LINK_AGE_S, Access, make_home
 from flows.servers.connection import auth_string, connect_tracking
 from flows.servers.prefect import PrivateServer, environment, pool_template
-from flows.servers.services import Part, Services, down, end_unlocked, running, up
+from flows.servers.services import Service, Services, down, end_unlocked, running, up
 from tests.tiny import Commands
 
 PARTS = ("prefect", "mlflow", "private")
@@ -338,7 +338,7 @@ def test_servers_of_an_earlier_version_are_ended_with_their_worker(tmp_path: Pat
         assert open_server.stdout
         url = f"http://127.0.0.1:{int(open_server.stdout.readline())}"
         parts = [
-            Part(name, process.pid, psutil.Process(process.pid).create_time(), url, "")
+            Service(name, process.pid, psutil.Process(process.pid).create_time(), url, "")
             for name, process in (("mlflow", open_server), ("worker", worker))
         ]
         end_unlocked(parts)

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from flows.nights.ledger import Ledger, Night, StageEntry
 from flows.plan import Step
-from flows.servers.services import Part, Services
+from flows.servers.services import Service, Services
 from flows.terminal.printable import HIDDEN, LONGEST, printable, sentence, shown
 from flows.terminal.summary import plan_table, services_table, status_table
 from flows.terminal.view import LogView, TerminalView
 from tasks.core.journal import Journal
-from tasks.core.run import Outcome
+from tasks.core.run import StageOutcome
 from tests.tiny import Commands
 
 HOSTILE = (
@@ -47,7 +47,7 @@ def test_every_table_shows_a_hostile_name(hostile: str, tmp_path: Path) -> None:
         id=hostile, recipe=hostile, recipe_path=hostile, state="failed", started="", error=hostile, stages=[entry]
     )
     step = Step(hostile, hostile, "run", [hostile, hostile], [hostile])
-    services = Services(home=tmp_path, parts=(Part(name="worker", pid=1, created=0.0, url="", log=f"/{hostile}"),))
+    services = Services(home=tmp_path, parts=(Service(name="worker", pid=1, created=0.0, url="", log=f"/{hostile}"),))
     tables = {
         "plan": plan_table([step]),
         "status": status_table(tmp_path, services, [night]),
@@ -73,7 +73,7 @@ def test_both_views_show_a_hostile_message(hostile: str, caplog: pytest.LogCaptu
             view.began(hostile, "run")
             view.said(hostile, hostile)
             view.progressed(hostile, 1, 2, hostile)
-            view.ended(Outcome(hostile, hostile, "ran", hostile, 1.0))
+            view.ended(StageOutcome(hostile, hostile, "ran", hostile, 1.0))
     assert_is_shown(hostile, out.getvalue())
     for message in caplog.messages:
         assert_is_shown(hostile, message)

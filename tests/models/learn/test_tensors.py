@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from models.learn.checkpoint import newest_checkpoint
-from models.learn.tensors import Part, Tensors, write_tensors
+from models.learn.tensors import TensorPart, Tensors, write_tensors
 from models.machine.ranks import Ranks
 from models.spec import FitSpec, Machine
 from tests.chaos.trainee import tree
@@ -41,7 +41,7 @@ def test_any_number_of_processes_reads_what_any_other_number_wrote(
         assert torch.equal(stored.read("weight"), whole)
         for reader in range(readers):
             begin = min(rows, reader * chunk)
-            part = Part(begin, min(chunk, rows - begin), (rows, 3))
+            part = TensorPart(begin, min(chunk, rows - begin), (rows, 3))
             assert torch.equal(stored.read_rows("weight", part), whole[begin : begin + chunk])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.spec import HubModel, ModelConfig
+from models.spec import ForeignConfig, ModelConfig
 from models.text.convert import load_hub_model, save_hub_model
 from models.text.identify import load_config
 from models.text.transformer import Transformer, fresh
@@ -148,7 +148,7 @@ def test_another_architecture_is_refused(tmp_path: Path, attention: str, name: s
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     with pytest.raises(ValueError, match=name):
         load_hub_model(tmp_path)
-    assert isinstance(load_config(tmp_path), HubModel)
+    assert isinstance(load_config(tmp_path), ForeignConfig)
 
 
 def test_a_lacking_weight_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from models.learn.initial_weights import initial_model
 from models.objectives import loss_for
 from models.order.loader import Batch
 from models.predict import document_bits, masked_bits
-from models.spec import FitSpec, HubModel, MaskedToken, ModelConfig, StartingPoint
+from models.spec import FitSpec, ForeignConfig, MaskedToken, ModelConfig, StartingPoint
 from models.text.foreign import Foreign, empty_foreign, load_foreign
 from models.text.generate import continue_tokens
 from models.text.identify import load_config
@@ -147,7 +147,7 @@ def test_a_step_lowers_the_loss_and_transformers_loads_what_was_saved(make: Call
 
     write(make, tmp_path / "given")
     spec = spec_for(tmp_path / "given", tmp_path)
-    assert isinstance(spec.model, HubModel) and spec.model.context_length == T
+    assert isinstance(spec.model, ForeignConfig) and spec.model.context_length == T
     model, loss, batch = initial_model(spec), loss_for(spec), a_batch(spec.model.attention)
     assert isinstance(model, Foreign)
     model.train()
@@ -189,7 +189,7 @@ def test_a_tied_weight_is_one_tensor_of_a_checkpoint(make: Callable[[], Any], tm
     model = load_model(tmp_path / "given")
     save_file(model.state_dict(), tmp_path / "checkpoint.safetensors")  # refuses tensors that share memory
     config = load_config(tmp_path / "given")
-    assert isinstance(config, HubModel)
+    assert isinstance(config, ForeignConfig)
     (tmp_path / "trunk").mkdir()
     save_config(tmp_path / "trunk", model)
     other = empty_foreign(tmp_path / "trunk", config)
@@ -273,7 +273,7 @@ def changed(folder: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def refusal(folder: Path, config: HubModel) -> str:
+def refusal(folder: Path, config: ForeignConfig) -> str:
     with pytest.raises(ValueError) as caught:
         load_foreign(folder, config)
     assert "\n" not in str(caught.value)
@@ -283,7 +283,7 @@ def refusal(folder: Path, config: HubModel) -> str:
 def test_what_cannot_be_trained_is_refused_in_a_sentence(tmp_path: Path) -> None:
     write(gpt2, tmp_path / "gpt2")
     config = load_config(tmp_path / "gpt2")
-    assert isinstance(config, HubModel)
+    assert isinstance(config, ForeignConfig)
     assert "has no config.json" in refusal(tmp_path / "nowhere", config)
     longer = config.model_copy(update={"context_length": T + 1})
     assert f"a context of {T}, and {VOCABULARY} and {T + 1} are asked for" in refusal(tmp_path / "gpt2", longer)
@@ -298,7 +298,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     config = load_config(tmp_path)
-    assert isinstance(config, HubModel)
+    assert isinstance(config, ForeignConfig)
     assert "safetensors" in refusal(tmp_path, config)
 
 
@@ -312,7 +312,7 @@ def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:
         auto_map={"AutoConfig": "modeling_own.Config", "AutoModelForCausalLM": "modeling_own.Model"},
     )
     config = load_config(tmp_path)
-    assert isinstance(config, HubModel)
+    assert isinstance(config, ForeignConfig)
     assert "cannot be trained" in refusal(tmp_path, config)
     assert not ran.exists()
 
@@ -336,14 +336,14 @@ def test_a_body_without_its_head_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a causal nor a masked"):
         load_config(tmp_path / "body")
     config = load_config(tmp_path / "body", "bidirectional")
-    assert isinstance(config, HubModel)
+    assert isinstance(config, ForeignConfig)
     assert "of its language model" in refusal(tmp_path / "body", config)
 
 
 def test_a_model_that_sees_later_tokens_does_not_learn_to_predict_them(tmp_path: Path) -> None:
     write(bert, tmp_path)
     config = load_config(tmp_path, "causal")
-    assert isinstance(config, HubModel)
+    assert isinstance(config, ForeignConfig)
     assert "sees later tokens" in refusal(tmp_path, config)
 
 

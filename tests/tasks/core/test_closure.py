@@ -18,7 +18,7 @@ from tasks.core.closure import carries
 from tasks.core.fingerprint import PROJECT as PACKAGES
 from tasks.core.fingerprint import Project
 from tasks.core.stage import Stage, known_stages
-from tasks.core.syntax import read_module
+from tasks.core.symbols import read_module
 from tests.conftest import PROJECT
 from tests.tracing.reachable import Reachable
 

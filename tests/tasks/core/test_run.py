@@ -11,7 +11,7 @@ import pytest
 
 from tasks.core.errors import StageError, UserError
 from tasks.core.journal import Journal, read_journal
-from tasks.core.run import Outcome, Run
+from tasks.core.run import Run, StageOutcome
 from tasks.core.stage import check_stage_names, context
 from tasks.core.store import Artifact, Reference, Store, find_damage
 
@@ -99,7 +99,7 @@ class SilentView:
 
     def progressed(self, node: str, done: float, total: float, unit: str) -> None: ...
 
-    def ended(self, outcome: Outcome) -> None: ...
+    def ended(self, outcome: StageOutcome) -> None: ...
 
 
 @dataclass

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.errors import StageError
-from tasks.core.store import Artifact, Reference, Request, Store, digest_of, find_damage, hash_files, write_atomic
+from tasks.core.store import Artifact, Reference, Request, Store, digest_of, find_damage, hash_files
 
 
 def request(stage: str = "count", **settings: object) -> Request:
@@ -124,15 +124,6 @@ def test_a_torn_key_file_is_no_answer(tmp_path: Path) -> None:
     key_file = tmp_path / "keys" / "count" / f"{request().key}.json"
     key_file.write_text(key_file.read_text()[:20])
     assert store.find(request(), warn=pytest.fail) is None
-
-
-def test_a_failed_atomic_write_leaves_the_old_content_and_no_remains(tmp_path: Path) -> None:
-    file = tmp_path / "state.json"
-    write_atomic(file, b"old")
-    with pytest.raises(TypeError):
-        write_atomic(file, "text is not bytes")  # type: ignore[arg-type]
-    assert file.read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
 
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), st.binary(max_size=40), min_size=1, max_size=4))

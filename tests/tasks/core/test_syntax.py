@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.syntax import form, parse, read_module
+from tasks.core.symbols import read_module
+from tasks.core.syntax import form, parse
 from tests.conftest import PROJECT
 
 SAMPLE = '''"""All kinds of syntax."""
@@ -82,7 +83,7 @@ def test_other_interpreters_agree(release: str) -> None:
     if interpreter is None:
         pytest.skip(f"there is no Python {release} here")
     code = (
-        "import json, sys; from tasks.core.syntax import read_module; text = sys.stdin.buffer.read(); "
+        "import json, sys; from tasks.core.symbols import read_module; text = sys.stdin.buffer.read(); "
         "print(json.dumps({n: s.content.digest for n, s in read_module(text, 'sample', False).symbols.items()}))"
     )
     done = subprocess.run(

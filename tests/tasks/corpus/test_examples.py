@@ -12,7 +12,7 @@ from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
 from tasks.corpus.examples import ExamplesSettings, examples, mask
-from tasks.corpus.split import is_heldout
+from tasks.corpus.heldout import is_heldout
 from tasks.corpus.tokenizer import TokenizerSettings, tokenizer
 from tasks.tokens.vocabulary import load_tokenizer
 from tests.corpora import Row, corpus_of, fresh

@@ -13,7 +13,7 @@ from tasks.core.batches import Batches, do_batch
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
 from tasks.corpus.documents import SCHEMA
-from tasks.corpus.split import is_heldout
+from tasks.corpus.heldout import is_heldout
 from tasks.corpus.tokenize import TokenizeSettings, tokenize
 from tasks.corpus.tokenizer import TokenizerSettings, tokenizer
 from tasks.tokens.pieces import END_OF_TEXT

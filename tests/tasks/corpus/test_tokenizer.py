@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog
 from tasks.core.store import Artifact
-from tasks.corpus.split import is_heldout, read_split
+from tasks.corpus.heldout import is_heldout, read_split
 from tasks.corpus.tokenizer import TokenizerSettings, tokenizer
 from tasks.tokens.pieces import END_OF_TEXT, PADDING, SPECIALS
 from tasks.tokens.vocabulary import end_of_text_id, load_tokenizer, mask_id, padding_id

@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from tasks.intake.formats import read_part
 from tasks.intake.inventory import Unit
 from tasks.intake.jsonlines import count_lines
-from tasks.intake.rows import Columns, Part, Reject
+from tasks.intake.rows import Columns, FilePart, Reject
 
 Read = list[tuple[int | None, str | None]]
 
 
-def part(path: Path, **place: int) -> Part:
+def part(path: Path, **place: int) -> FilePart:
     state = path.stat()
-    return Part(Unit(name=path.name, path=str(path), size=state.st_size, mark=str(state.st_mtime_ns)), **place)
+    return FilePart(Unit(name=path.name, path=str(path), size=state.st_size, mark=str(state.st_mtime_ns)), **place)
 
 
-def read(piece: Part, **columns: str) -> tuple[Read, list[tuple[int | None, str]]]:
+def read(piece: FilePart, **columns: str) -> tuple[Read, list[tuple[int | None, str]]]:
     """(row, text) of all rows, and (row, reason) of all rejects."""
     rows: Read = []
     rejects = []
@@ -100,7 +100,7 @@ def test_a_file_read_in_pieces_is_the_file_read_whole(
     rejects = []
     number = 0
     for start, stop in pairwise(edges):
-        piece = Part(whole.unit, start=start, stop=stop, row=number)
+        piece = FilePart(whole.unit, start=start, stop=stop, row=number)
         some, refused = read(piece)
         rows += some
         rejects += refused

@@ -12,7 +12,7 @@ from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
 from tasks.judging.evaluate import EvaluateSettings, evaluate
-from tasks.training.origin import Origin
+from tasks.training.starting_model import StartingModel
 from tests.tasks.conftest import Small
 
 SETTINGS = EvaluateSettings(documents=30, prompts=("The", "Return"), sample_tokens=10)
@@ -20,7 +20,7 @@ SETTINGS = EvaluateSettings(documents=30, prompts=("The", "Return"), sample_toke
 
 def run(small: Small, model: Artifact, out: Path, settings: EvaluateSettings = SETTINGS) -> dict[str, int | float]:
     out.mkdir()
-    return evaluate((small.tokens,), small.tokenizer, model, Origin(), settings, out, StageLog())
+    return evaluate((small.tokens,), small.tokenizer, model, StartingModel(), settings, out, StageLog())
 
 
 def test_training_lowers_the_bits_per_byte(small: Small, model: Artifact, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_without_held_out_documents_there_is_nothing_to_judge(small: Small, mode
     (tmp_path / "none").mkdir()
     none = Artifact.of("tokenize", tmp_path / "none")
     with pytest.raises(UserError, match="nothing to evaluate on"):
-        evaluate((none,), small.tokenizer, model, Origin(), SETTINGS, tmp_path, StageLog())
+        evaluate((none,), small.tokenizer, model, StartingModel(), SETTINGS, tmp_path, StageLog())
 
 
 def test_a_masked_model_is_judged_by_its_hidden_tokens_and_fills_gaps(

@@ -8,7 +8,7 @@ from models.text.model_folder import load_model
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
 from tasks.release.export import export
-from tasks.training.origin import Origin
+from tasks.training.starting_model import StartingModel
 from tests.tasks.conftest import Small
 
 
@@ -19,7 +19,7 @@ def test_transformers_loads_model_and_tokenizer_and_computes_the_same(
 
     from tasks.tokens.vocabulary import load_tokenizer
 
-    metrics = export(model, small.tokenizer, Origin(), tmp_path, StageLog())
+    metrics = export(model, small.tokenizer, StartingModel(), tmp_path, StageLog())
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     text = "Return the number of items in the list."
@@ -37,7 +37,7 @@ def test_transformers_loads_model_and_tokenizer_and_computes_the_same(
 
 
 def test_the_card_names_what_the_model_was_made_of(small: Small, model: Artifact, tmp_path: Path) -> None:
-    export(model, small.tokenizer, Origin(), tmp_path, StageLog())
+    export(model, small.tokenizer, StartingModel(), tmp_path, StageLog())
     card = (tmp_path / "README.md").read_text()
     assert f"pretrain/{model.digest}" in card and f"tokenizer/{small.tokenizer.digest}" in card
 
@@ -46,7 +46,7 @@ def test_two_exports_are_equal_files(small: Small, model: Artifact, tmp_path: Pa
     digests = set()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        export(model, small.tokenizer, Origin(), tmp_path / name, StageLog())
+        export(model, small.tokenizer, StartingModel(), tmp_path / name, StageLog())
         digests.add(Artifact.of("export", tmp_path / name).digest)
     assert len(digests) == 1
 
@@ -56,7 +56,7 @@ def test_a_masked_model_fills_masks_in_transformers_as_here(
 ) -> None:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    export(masked_model, wordpiece.tokenizer, Origin(), tmp_path, StageLog())
+    export(masked_model, wordpiece.tokenizer, StartingModel(), tmp_path, StageLog())
     theirs = AutoModelForMaskedLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokens = tokenizer("Return the [MASK] of the list.", return_tensors="pt")["input_ids"]

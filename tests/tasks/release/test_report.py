@@ -1,6 +1,7 @@
 """The report: says what the artifacts say, quotes safely, and is the same file for the same night."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def write(made: Made, out: Path, settings: ReportSettings = SETTINGS) -> tuple[str, str]:
     out.mkdir(exist_ok=True)
-    report(*made.report_arguments(), settings, out, StageLog())
+    report(made.of_text(), settings, out, StageLog())
     assert {path.name for path in out.iterdir()} == {"report.html", "lineage.html"}
     return (out / "report.html").read_text(), (out / "lineage.html").read_text()
 
@@ -115,10 +116,9 @@ def test_no_examples_are_quoted_if_none_are_wanted(made: Made, tmp_path: Path) -
 
 
 def test_a_night_without_fine_tuning_has_no_such_section(made: Made, tmp_path: Path) -> None:
-    arguments = [*made.report_arguments()]
-    arguments[8:11] = [None, None, None]
     tmp_path.joinpath("out").mkdir()
-    report(*arguments, SETTINGS, tmp_path / "out", StageLog())
+    untuned = replace(made.of_text(), finetuned=None, scratch=None, baseline=None)
+    report(untuned, SETTINGS, tmp_path / "out", StageLog())
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Fine-tuning" not in page
     assert "Bits per byte" in page

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tasks.similarity.band_index import (
     DocumentFile,
-    Run,
+    SortedRun,
     find_entries,
     key_ranges,
     part_path,
@@ -60,7 +60,7 @@ def test_entries_of_a_batch_are_read_by_range(tmp_path: Path) -> None:
 @given(KEYS, KEYS)
 def test_a_run_gives_all_entries_of_the_keys_asked_for(tmp_path_factory, held: np.ndarray, asked: np.ndarray) -> None:  # type: ignore[no-untyped-def]
     folder = tmp_path_factory.mktemp("run")
-    run = Run(night=0, start=50, entries=len(held), bits=2)
+    run = SortedRun(night=0, start=50, entries=len(held), bits=2)
     held = np.sort(held)
     for part in range(4):
         inside = (held >> np.uint64(62)) == part
@@ -74,13 +74,13 @@ def test_a_run_gives_all_entries_of_the_keys_asked_for(tmp_path_factory, held: n
 
 @given(st.lists(st.integers(1, 10_000), max_size=60))
 def test_few_runs_stand_and_entries_are_seldom_rewritten(sizes: list[int]) -> None:
-    live: list[Run] = []
+    live: list[SortedRun] = []
     rewritten = 0
     for number, size in enumerate(sizes):
         swallowed = swallowed_runs(live, size)
         merged = sum(run.entries for run in live[len(live) - swallowed :])
         rewritten += merged
-        live = [*live[: len(live) - swallowed], Run(night=number, start=0, entries=size + merged, bits=0)]
+        live = [*live[: len(live) - swallowed], SortedRun(night=number, start=0, entries=size + merged, bits=0)]
     levels = max(sum(sizes), 1).bit_length() // 2 + 1
     assert sum(run.entries for run in live) == sum(sizes)
     assert len(live) <= 3 * levels

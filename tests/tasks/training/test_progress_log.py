@@ -6,7 +6,7 @@ from pathlib import Path
 from models.machine.flops import flops_per_token
 from models.process.progress import ProgressFile, Report
 from models.spec import FitSpec
-from tasks.training.progress_log import Feed
+from tasks.training.progress_log import ProgressLog
 from tests.models.shards import stream_spec
 from tests.tasks.conftest import HeardLog
 
@@ -38,13 +38,13 @@ def at_work(tmp_path: Path, peak_flops: float | None) -> FitSpec:
 
 def test_each_step_is_fed_once_with_the_time_that_is_left(tmp_path: Path) -> None:
     spec, log = at_work(tmp_path, None), ShownLog()
-    feed = Feed(spec, log, 1)
+    progress = ProgressLog(spec, log, 1)
     reported(spec, range(1, 7))
-    feed.pump()
-    assert feed.median_step_s == 0.5
+    progress.pump()
+    assert progress.median_step_s == 0.5
     reported(spec, range(1, 11))
-    feed.pump()
-    feed.pump()
+    progress.pump()
+    progress.pump()
     assert [step for step, _ in log.series] == list(range(1, 11))
     assert log.lines == ["Computes in float32."]
     assert log.series[-1][1] == {
@@ -62,15 +62,15 @@ def test_each_step_is_fed_once_with_the_time_that_is_left(tmp_path: Path) -> Non
 def test_the_share_of_the_peak_is_told_where_the_peak_is_known(tmp_path: Path) -> None:
     spec, log = at_work(tmp_path, 1e9), ShownLog()
     reported(spec, range(1, 4))
-    Feed(spec, log, 2).pump()
+    ProgressLog(spec, log, 2).pump()
     assert log.series[0][1]["mfu"] == round(1000 * flops_per_token(spec.model) / 2e9, 4)
     assert f"MFU {1000 * flops_per_token(spec.model) / 2e9:.0%}" in log.shown[0]
 
 
 def test_a_new_process_takes_its_own_time(tmp_path: Path) -> None:
     spec = at_work(tmp_path, None)
-    feed = Feed(spec, HeardLog(), 1)
+    progress = ProgressLog(spec, HeardLog(), 1)
     reported(spec, range(1, 11))
-    feed.pump()
-    feed.restart()
-    assert feed.median_step_s is None
+    progress.pump()
+    progress.restart()
+    assert progress.median_step_s is None

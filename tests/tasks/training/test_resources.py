@@ -4,14 +4,14 @@ import subprocess
 import sys
 import time
 
-from tasks.training.resources import Vitals, family, parse_gpus
+from tasks.training.resources import Resources, family, parse_gpus
 
 BUSY = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(100 << 20)\\nwhile True: pass'])"
 
 
 def test_a_busy_grandchild_is_counted() -> None:
     with subprocess.Popen([sys.executable, "-c", BUSY]) as child:
-        vitals = Vitals(child.pid)
+        resources = Resources(child.pid)
         found: dict[str, float] = {}
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not (
@@ -19,12 +19,12 @@ def test_a_busy_grandchild_is_counted() -> None:
             and found.get("system/cpu_utilization_percentage", 0.0) > 0
         ):
             time.sleep(0.2)
-            found = vitals.sample()
+            found = resources.sample()
         for process in reversed(family(child.pid)):
             process.kill()
     assert found["system/system_memory_usage_megabytes"] > 110
     assert 0 < found["system/cpu_utilization_percentage"] <= 100
-    assert vitals.sample() == {}
+    assert resources.sample() == {}
 
 
 def test_what_the_driver_says_of_gpus_gets_the_names_that_mlflow_shows() -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from models.spec import HubModel
+from models.spec import ForeignConfig
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
 from tasks.judging.evaluate import EvaluateSettings, evaluate
 from tasks.release.export import export
-from tasks.training.origin import fingerprints
 from tasks.training.pretrain import pretrain, shape
 from tasks.training.settings import PretrainSettings
+from tasks.training.starting_model import fingerprints
 from tests.tasks.conftest import HeardLog, Small
 
 
@@ -49,12 +49,14 @@ def test_a_model_from_elsewhere_learns_is_judged_and_leaves_as_what_it_was(
     pretrain(tokens, small.tokenizer, None, asked, folders["model"], tmp_path / "work", tmp_path / "cache", log)
     model = Artifact.of("pretrain", folders["model"])
     judging = EvaluateSettings(documents=20, prompts=("The",), sample_tokens=3)
-    judged = evaluate(tokens, small.tokenizer, model, asked.origin, judging, folders["evaluation"], StageLog())
+    judged = evaluate(tokens, small.tokenizer, model, asked.starting_model, judging, folders["evaluation"], StageLog())
     assert judged["bits_per_byte"] < judged["bits_per_byte_before"]
     original = Artifact.of("pretrain", gpt2)
-    untouched = evaluate(tokens, small.tokenizer, original, asked.origin, judging, folders["untouched"], StageLog())
+    untouched = evaluate(
+        tokens, small.tokenizer, original, asked.starting_model, judging, folders["untouched"], StageLog()
+    )
     assert judged["bits_per_byte_before"] == untouched["bits_per_byte"]  # what it knew, not what a guess knows
-    export(model, small.tokenizer, asked.origin, folders["export"], StageLog())
+    export(model, small.tokenizer, asked.starting_model, folders["export"], StageLog())
     assert json.loads((folders["export"] / "config.json").read_text())["architectures"] == ["GPT2LMHeadModel"]
     assert not (folders["export"] / "losses.parquet").exists()
     theirs = AutoModelForCausalLM.from_pretrained(folders["export"])
@@ -75,7 +77,7 @@ def test_a_changed_file_is_another_request(gpt2: Path, tmp_path: Path) -> None:
 
 
 def test_the_shape_is_the_models(small: Small, gpt2: Path) -> None:
-    assert shape(settings(gpt2), small.tokenizer) == HubModel(
+    assert shape(settings(gpt2), small.tokenizer) == ForeignConfig(
         architecture="gpt2", attention="causal", vocabulary=448, context_length=32
     )
 

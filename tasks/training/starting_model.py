@@ -9,7 +9,7 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer
 
-from models.spec import HubModel, ModelConfig, StartingPoint
+from models.spec import ForeignConfig, ModelConfig, StartingPoint
 from models.text.identify import load_config
 from tasks.core.digest import digest
 from tasks.core.errors import UserError
@@ -20,7 +20,7 @@ TRUNK = "trunk"
 """The folder of a pre-training's output in which its trunk lies."""
 
 
-class Origin(BaseModel):
+class StartingModel(BaseModel):
     """What the model knew before its first night: nothing, or what a model from elsewhere had learnt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,9 +55,9 @@ def model_files(folder: Path) -> list[Path]:
     return [folder / "config.json", *sorted(folder.glob("*.safetensors.index.json")), *weights]
 
 
-def starting_model(
+def starting_config(
     folder: Path, words: Tokenizer, attention: Literal["causal", "bidirectional"], context_length: int
-) -> ModelConfig | HubModel:
+) -> ModelConfig | ForeignConfig:
     """The model in a folder, as it is trained here: on the ids of `words`, in windows of `context_length` tokens.
 
     Raises UserError if there is none that can be, or if its ids are not the tokenizer's.
@@ -66,7 +66,7 @@ def starting_model(
         model = load_config(folder, attention)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if isinstance(model, HubModel) and model.context_length < context_length:
+    if isinstance(model, ForeignConfig) and model.context_length < context_length:
         raise UserError(
             f"The model in {folder} has {model.context_length} positions, and context_length is {context_length}: "
             "shorten it."
