@@ -6,13 +6,16 @@ The estimate is a lower bound: what it refuses cannot run, what it lets pass may
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from models.spec import ModelConfig
+from models.named import ByName
+from models.spec import ForeignConfig, ModelConfig
 from models.text.scaling_rules import all_weights
 
 BYTES_A_WEIGHT = 12
@@ -23,7 +26,7 @@ CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 
 
 @dataclass(frozen=True)
-class Machine:
+class Capacity:
     """What there is to compute with."""
 
     processors: int
@@ -36,27 +39,37 @@ class Machine:
 
 
 @lru_cache(1)
-def this_machine() -> Machine:
+def this_machine() -> Capacity:
     """What is here; 10 ms without a GPU."""
     gpus = _gpus()
     named = os.environ.get("CXX")
     compiler = any(shutil.which(name) for name in ((named,) if named else ("g++", "clang++")))
-    return Machine(os.cpu_count() or 1, min(psutil.virtual_memory().total, *_limits()), gpus, bool(gpus) or compiler)
+    return Capacity(os.cpu_count() or 1, min(psutil.virtual_memory().total, *_limits()), gpus, bool(gpus) or compiler)
 
 
-def least_bytes(model: ModelConfig, windows: int, sharded_over: int = 1) -> tuple[int, int]:
+def least_bytes(model: ModelConfig | ForeignConfig, windows: int, sharded_over: int = 1) -> tuple[int, int] | None:
     """What one process of a training needs at least: for the weights, and for the activations of so many windows at
-    once (the input of every block, and the logits).
+    once; None for a family of which nobody knows it.
 
     Args:
         model: what is trained.
         windows: computed together.
         sharded_over: processes that divide the weights among themselves.
     """
+    needs = NEEDS.get(model.family)
+    return None if needs is None else needs(model, windows, sharded_over)
+
+
+def _of_transformer(model: ModelConfig, windows: int, sharded_over: int) -> tuple[int, int]:
+    """The input of every block is kept, and the logits."""
     tokens = windows * model.context_length
     logits = model.vocabulary if model.attention == "causal" else 0
     activations = BYTES_AN_ACTIVATION * tokens * (model.layers * model.width + logits)
     return BYTES_A_WEIGHT * all_weights(model) // sharded_over, activations
+
+
+NEEDS: ByName[Callable[[Any, int, int], tuple[int, int]]] = {"transformer": _of_transformer}
+"""What a training needs of memory, by family."""
 
 
 def in_words(count: int) -> str:

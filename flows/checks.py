@@ -8,7 +8,7 @@ can say is left to the stages.
 
 from pathlib import Path
 
-from flows.capacity import Machine, in_words, least_bytes, this_machine
+from flows.capacity import Capacity, in_words, least_bytes, this_machine
 from flows.recipe import Finetuning, ImagesRecipe, InteractionsRecipe, Recipe, TextRecipe, load_recipe
 from flows.terminal.printable import sentence
 from models.spec import ForeignConfig, ModelConfig
@@ -124,7 +124,7 @@ def _check_training(recipe: TextRecipe) -> None:
     settings, machine = recipe.pretrain, this_machine()
     _check_devices(settings, machine)
     model = _model_of(recipe)
-    if recipe.finetune is not None and isinstance(model, ForeignConfig):
+    if recipe.finetune is not None and not model.classifies:
         raise UserError(
             f"`pretrain.start` is a {model.architecture}, and classification is learnt by our own transformer only: "
             "remove `finetune`, and fine-tune the exported folder elsewhere"
@@ -143,11 +143,10 @@ def _check_training(recipe: TextRecipe) -> None:
             f"the batch that the rules derive ({plan.batch}) is no multiple of accumulate x devices "
             f"({settings.accumulate} x {processes}): set `pretrain.batch` to one that is"
         )
-    if isinstance(model, ModelConfig):
-        _check_memory(settings, model, plan, processes, machine)
+    _check_memory(settings, model, plan, processes, machine)
 
 
-def _check_devices(settings: PretrainSettings, machine: Machine) -> None:
+def _check_devices(settings: PretrainSettings, machine: Capacity) -> None:
     asked = settings.machine
     there = len(machine.gpus) or machine.processors
     kind = "GPUs" if machine.gpus else "processors and no GPU"
@@ -195,7 +194,7 @@ def _require_mask(settings: PretrainSettings, tokenizer: TokenizerSettings, has_
         raise UserError(f"`pretrain.objective` is masked_token, and {which} has no mask token: {advice}")
 
 
-def _processes(settings: PretrainSettings, plan: Schedule, machine: Machine) -> int:
+def _processes(settings: PretrainSettings, plan: Schedule, machine: Capacity) -> int:
     """As tasks/training/torchrun.py chooses them."""
     if settings.machine.devices is not None:
         return settings.machine.devices
@@ -206,17 +205,20 @@ def _processes(settings: PretrainSettings, plan: Schedule, machine: Machine) -> 
 
 
 def _check_memory(
-    settings: PretrainSettings, model: ModelConfig, plan: Schedule, processes: int, machine: Machine
+    settings: PretrainSettings, model: ModelConfig | ForeignConfig, plan: Schedule, processes: int, machine: Capacity
 ) -> None:
     windows = plan.batch // (settings.accumulate * processes)
-    weights, activations = least_bytes(model, windows, processes if settings.machine.strategy == "fsdp" else 1)
+    needs = least_bytes(model, windows, processes if settings.machine.strategy == "fsdp" else 1)
+    if needs is None:
+        return
+    weights, activations = needs
     if machine.gpus:
         there, where = max(machine.gpus), "a GPU here"
     else:
         there, where = machine.memory // processes, "this machine" if processes == 1 else "each process here"
     if weights > there:
         raise UserError(
-            f"`pretrain` asks for a model (layers {model.layers}, width {model.width}, vocabulary "
+            f"`pretrain` asks for a model (layers {settings.layers}, width {settings.width}, vocabulary "
             f"{model.vocabulary:,}) that needs at least {in_words(weights)}, and {where} has {in_words(there)}: lower "
             "one of them"
         )

@@ -34,19 +34,28 @@ Keep = Annotated[
 
 @app.command()
 def quickstart(as_json: Json = False) -> None:
-    """Run the whole pipeline on the documentation that came with this Python: no account, no download."""
+    """Run the whole pipeline on the documentation that came with this Python: no account, no download.
+
+    Example: nightschool quickstart
+    """
     _run(Path("quickstart"), as_json)
 
 
 @app.command()
 def run(recipe: RecipeArgument, keep: Keep = None, as_json: Json = False) -> None:
-    """Run a recipe now; what has been computed before is reused."""
+    """Run a recipe now; what has been computed before is reused.
+
+    Example: nightschool run my-recipe.yaml --keep ingest
+    """
     _run(recipe, as_json, keep)
 
 
 @app.command()
 def plan(recipe: RecipeArgument, as_json: Json = False) -> None:
-    """Say, stage by stage, what a run would reuse, resume or run, and which field makes the difference."""
+    """Say, stage by stage, what a run would reuse, resume or run, and which field makes the difference.
+
+    Example: nightschool plan my-recipe.yaml
+    """
     from flows.recipe_file import read_recipe_file
 
     read_recipe_file(recipe)
@@ -64,7 +73,10 @@ def rerun(
     keep: Keep = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with a failed or killed night from its first unfinished stage, in the same MLflow run."""
+    """Go on with a failed or killed night from its first unfinished stage, in the same MLflow run.
+
+    Example: nightschool rerun 20261128-020000-3f9a
+    """
     from flows.nights.ledger import Ledger, home_folder
 
     failed = Ledger(home_folder()).to_rerun(night)
@@ -73,7 +85,10 @@ def rerun(
 
 @app.command()
 def up(as_json: Json = False) -> None:
-    """Start Prefect's and MLflow's servers and a worker for schedules, in the background."""
+    """Start Prefect's and MLflow's servers and a worker for schedules, in the background.
+
+    Example: nightschool up
+    """
     from flows.nights.ledger import home_folder
     from flows.servers import services
     from flows.terminal.summary import up_table
@@ -91,7 +106,10 @@ def up(as_json: Json = False) -> None:
 
 @app.command()
 def down(as_json: Json = False) -> None:
-    """End what `up` started; a training run on the worker saves first."""
+    """End what `up` started; a training run on the worker saves first.
+
+    Example: nightschool down
+    """
     from flows.nights.ledger import home_folder
     from flows.servers import services
 
@@ -101,7 +119,10 @@ def down(as_json: Json = False) -> None:
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Say what is running: the services of `up`, and the last nights with their progress."""
+    """Say what is running: the services of `up`, and the last nights with their progress.
+
+    Example: nightschool status --json
+    """
     from flows.nights.ledger import Ledger, home_folder
     from flows.servers import services
     from flows.terminal.summary import status_table
@@ -122,7 +143,10 @@ def deploy(
     timezone: Annotated[str, typer.Option(help="The time zone of the cron line.")] = "UTC",
     as_json: Json = False,
 ) -> None:
-    """Schedule a recipe on the worker of `up`."""
+    """Schedule a recipe on the worker of `up`.
+
+    Example: nightschool deploy my-recipe.yaml --cron "0 2 * * *" --timezone Europe/Berlin
+    """
     from flows.nights.ledger import home_folder
     from flows.recipe_file import find_recipe
     from flows.servers import services
@@ -143,8 +167,33 @@ def deploy(
 
 
 @app.command()
+def settings(
+    key: Annotated[str | None, typer.Argument(help="A key such as pretrain.batch, a part of one, or a word.")] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page .github/SETTINGS.md.")] = False,
+    as_schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema that editors use.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a recipe may say: each key with its values, its default and its meaning.
+
+    Example: nightschool settings learning_rate
+    """
+    from flows import reference
+
+    if as_markdown or as_schema:
+        print(reference.as_markdown() if as_markdown else reference.schema_text(), end="")
+        return
+    from flows.terminal.summary import settings_table
+
+    found = reference.look_up(key) if key else reference.settings()
+    _show(as_json, [vars(one) for one in found], lambda: settings_table(found))
+
+
+@app.command()
 def sync(as_json: Json = False) -> None:
-    """Bring MLflow level with the journals: after an outage, or to rebuild an empty one."""
+    """Bring MLflow level with the journals: after an outage, or to rebuild an empty one.
+
+    Example: nightschool sync
+    """
     from flows.nights.ledger import Ledger, home_folder
     from flows.nights.session import sync_all
 

@@ -14,24 +14,30 @@ import secrets
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
+from models.settings import Settings
 from tasks.core.errors import UserError
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
 
 
-class Engine(BaseModel):
+class Engine(Settings):
     """Who does the work of the data stages. `engine: dask` alone is short for `engine: {kind: dask}`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["local", "dask", "ray"] = "local"
     """Threads of this process, a Dask cluster or a Ray cluster."""
     address: str | None = Field(default=None, min_length=1, max_length=1000)
     """Of a running cluster (tcp://scheduler:8786, ray://head:10001); None: a cluster of this machine, for the night."""
     workers: int | None = Field(default=None, ge=1, le=4096)
     """Threads, or processes of a cluster of this machine; None: one for each core. Not for a running cluster."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        block = handler.resolve_ref_schema(handler(schema))
+        return {"description": block.get("description", ""), "anyOf": [block, block["properties"]["kind"]]}
 
     @model_validator(mode="before")
     @classmethod

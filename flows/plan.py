@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.core.run import flat
+from models.settings import flat
 from tasks.core.stage import StageCall
 from tasks.core.store import Artifact, Promise, Request, Store, find_damage
 
@@ -117,7 +117,7 @@ def _fields(request: Request) -> dict[str, Any]:
     return {
         "version": request.version,
         **{f"input {name}": given.digest[:12] for name, given in request.references()},
-        **flat(request.settings, into_lists=True),
+        **flat(request.settings, lists="all"),
         **{f"library {name}": version for name, version in request.libraries.items()},
     }
 

@@ -8,11 +8,12 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from flows.engine import Engine
 from flows.recipe_file import find_recipe, read_recipe_file
 from flows.terminal.printable import sentence
+from models.settings import NotInKey, Settings
 from tasks.core.errors import UserError
 from tasks.corpus.decontaminate import DecontaminateSettings
 from tasks.corpus.deduplicate import DeduplicateSettings
@@ -31,11 +32,10 @@ from tasks.training.settings import PretrainSettings
 SHOWN_INPUT = 60
 
 
-class Finetuning(BaseModel):
+class Finetuning(Settings):
     """Adapting the pre-trained model to a labelled task, beside a twin that starts from scratch and a classic
     baseline."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     examples: ExamplesSettings = ExamplesSettings()
     """Where the labelled examples come from."""
     training: FinetuneSettings = FinetuneSettings()
@@ -46,14 +46,13 @@ class Finetuning(BaseModel):
         return BaselineSettings(labels=self.training.labels, seed=self.training.seed)
 
 
-class AnyRecipe(BaseModel):
+class AnyRecipe(Settings):
     """What a recipe of any kind of data says."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Names the MLflow experiment, the registered model and the Prefect deployment."""
-    engine: Engine = Engine()
-    """Who does the work of the data stages; changes no byte and enters no key."""
+    engine: NotInKey[Engine] = Engine()
+    """Who does the work of the data stages; a kind's name alone is short for `{kind: NAME}`."""
 
 
 class TextRecipe(AnyRecipe):

@@ -37,10 +37,11 @@ from models.machine.hardware import Arithmetic, device, keep_large_blocks, machi
 from models.machine.out_of_memory import how_to_fit
 from models.machine.probe import choose
 from models.machine.ranks import Ranks, is_severed, joined, rank_here
-from models.objectives import Loss, loss_for
-from models.order.loader import Examples, Steps
+from models.objectives.classification import predicted_classes
+from models.objectives.losses import Loss, loss_for
+from models.order.examples import Examples
+from models.order.loader import Steps
 from models.order.shards import read_column
-from models.predict import predicted_classes
 from models.process.heartbeat import beat
 from models.process.outcome import Outcome, tell
 from models.process.progress import NoProgress, Progress, ProgressFile, read_reports

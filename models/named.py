@@ -11,8 +11,9 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, PlainValidator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_before_validator_function
 
 T = TypeVar("T")
 ByName = Mapping[str, T]
@@ -24,16 +25,24 @@ def load(entry: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def one_of(table: ByName[Any]) -> BeforeValidator:
-    """Lets a setting be one of the table's names."""
+class one_of:
+    """Lets a setting be one of the table's names, and says so in its schema."""
 
-    def check(name: object) -> object:
-        if not isinstance(name, str) or name not in table:
-            known = " or ".join(filter(None, (", ".join(map(repr, [*table][:-1])), repr([*table][-1]))))
+    def __init__(self, table: ByName[Any]) -> None:
+        self.table = table
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "enum": [*self.table]}
+
+    def _check(self, name: object) -> object:
+        if not isinstance(name, str) or name not in self.table:
+            names = [*map(repr, self.table)]
+            known = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
             raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": known})
         return name
-
-    return BeforeValidator(check)
 
 
 def chosen_by(field: str, table: ByName[type[BaseModel]], default: str) -> PlainValidator:

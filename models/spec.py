@@ -8,22 +8,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from models.named import ByName, chosen_by, one_of
+from models.settings import NotInKey, Settings, flat
 
 
-class Frozen(BaseModel):
-    """Values, not state: equal fields are equal specs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelConfig(Frozen):
+class ModelConfig(Settings):
     """The shape of the transformer; every field is one of Hugging Face's Qwen3Config or EuroBertConfig under a plainer
     name (see models/text/convert.py)."""
 
     family: ClassVar[str] = "transformer"
+    classifies: ClassVar[bool] = True
+    """Whether it can have a classification head here."""
+    any_length: ClassVar[bool] = True
+    """Whether it can be trained on longer windows than before: its positions are computed."""
     attention: Literal["causal", "bidirectional"] = "causal"
     """Whether a token sees only what precedes it (GPT; Qwen3) or all of its window (BERT; EuroBERT)."""
     tied: bool = True
@@ -58,6 +57,11 @@ class ModelConfig(Frozen):
         if self.head_width % 2:
             raise ValueError(f"head_width ({self.head_width}) must be even: rotary embedding turns pairs")
         return self
+
+    @property
+    def architecture(self) -> str:
+        """What it is called in sentences."""
+        return self.family
 
     @property
     def qk_norm(self) -> bool:
@@ -99,13 +103,15 @@ class ModelConfig(Frozen):
         )
 
 
-class ForeignConfig(Frozen):
+class ForeignConfig(Settings):
     """A model of Hugging Face's that our transformer cannot be: it is trained as `transformers` computes it.
 
     Found by models/text/identify.py from the folder it starts from, which a FitSpec must then name.
     """
 
     family: Literal["foreign"] = "foreign"
+    classifies: ClassVar[bool] = False
+    any_length: ClassVar[bool] = False
     architecture: str
     """What config.json calls model_type, such as gpt2."""
     attention: Literal["causal", "bidirectional"]
@@ -118,33 +124,48 @@ class ForeignConfig(Frozen):
     """It has no classification head."""
 
 
-SHAPES: ByName[type[Frozen]] = {"transformer": ModelConfig, "foreign": ForeignConfig}
+SHAPES: ByName[type[Settings]] = {"transformer": ModelConfig, "foreign": ForeignConfig}
 """What describes a model, by family."""
 
 
-class NextToken(Frozen):
+class NextToken(Settings):
     """Every token is predicted from those before it."""
 
     attention: ClassVar[str] = "causal"
     """What a token may see so that this is no copying."""
     kind: Literal["next_token"] = "next_token"
 
+    def check(self, vocabulary: int) -> None:
+        """Raise ValueError if a model of so many tokens cannot learn this."""
 
-class MaskedToken(Frozen):
+
+class Masking(Settings):
+    """What a masked model has to guess."""
+
+    rate: float = Field(default=0.15, gt=0, lt=1)
+    """Share of a window's tokens that are predicted: round(rate x T) of every window, at least one. 0.15 is BERT's;
+    larger models learn more from 0.3 to 0.4 (Wettig et al. 2022, "Should You Mask 15% in Masked Language
+    Modeling?")."""
+    corruption: Literal["bert", "mask"] = "bert"
+    """What stands in the place of a predicted token. bert: the mask in 80 of 100, a random token in 10, itself in 10
+    (Devlin et al. 2018, section 3.1); mask: always the mask."""
+
+
+class MaskedToken(Masking):
     """Hidden tokens are predicted from all the others (Devlin et al. 2018, BERT)."""
 
     attention: ClassVar[str] = "bidirectional"
     kind: Literal["masked_token"] = "masked_token"
     mask_token: int = Field(ge=0)
     """The id that hides a token."""
-    rate: float = Field(default=0.15, gt=0, lt=1)
-    """Share of a window's tokens that are predicted: round(rate x T) of every window, at least one."""
-    corruption: Literal["bert", "mask"] = "bert"
-    """What stands in the place of a predicted token. bert: the mask in 80 of 100, a random token in 10, itself in 10
-    (section 3.1); mask: always the mask."""
+
+    def check(self, vocabulary: int) -> None:
+        """Raise ValueError if a model of so many tokens cannot learn this."""
+        if self.mask_token >= vocabulary:
+            raise ValueError(f"mask_token ({self.mask_token}) is no token of a vocabulary of {vocabulary}.")
 
 
-OBJECTIVES: ByName[type[Frozen]] = {"next_token": NextToken, "masked_token": MaskedToken}
+OBJECTIVES: ByName[type[Settings]] = {"next_token": NextToken, "masked_token": MaskedToken}
 """What describes an objective of language modelling, by name."""
 
 ALGORITHMS: ByName[str] = {"adamw": "models.learn.optimizers:adamw", "muon": "models.learn.optimizers:muon"}
@@ -157,20 +178,20 @@ else:  # at run time the tables say what there is, so that another entry concern
     Shape = Objective = Any
 
 
-class Source(Frozen):
+class Source(Settings):
     """One part of the mixture."""
 
     name: str
     """For logs and for `identity`."""
     weight: float = Field(default=1.0, gt=0)
     """Its share of the windows, after division by the sum of all weights."""
-    shards: tuple[Path, ...]
+    shards: NotInKey[tuple[Path, ...]]
     """Arrow IPC files with a column `tokens`, in the order of the snapshot."""
     only: str | None = None
     """Take only documents whose column `source` says this; None = all."""
 
 
-class TokenStream(Frozen):
+class TokenStream(Settings):
     """Unlabelled documents as streams of tokens, one a source: language modelling."""
 
     kind: Literal["stream"] = "stream"
@@ -184,22 +205,22 @@ class TokenStream(Frozen):
     """Whether a token sees only tokens of its own document; positions then count from the document's beginning."""
 
 
-class LabelledExamples(Frozen):
+class LabelledExamples(Settings):
     """Labelled documents: classification."""
 
     kind: Literal["examples"] = "examples"
     task: ClassVar[str] = "classification"
-    train: Path
+    train: NotInKey[Path]
     """Arrow IPC file with columns `tokens` and `label`."""
     rows: tuple[int, ...]
     """The rows of `train` to learn from: the label budget."""
-    test: Path
+    test: NotInKey[Path]
     """Arrow IPC file of the same columns and `doc_id`; predicted once at the end."""
     digest: str
     """Of the examples; a checkpoint of others is refused."""
 
 
-class Optimisation(Frozen):
+class Optimisation(Settings):
     """How the weights move; the schedule's shape is in models/learn/optimizers.py."""
 
     algorithm: Annotated[str, one_of(ALGORITHMS)] = "adamw"
@@ -223,10 +244,10 @@ class Optimisation(Frozen):
     moves nothing and is recorded; the warm-up is not judged. None = every step moves the weights."""
 
 
-class StartingPoint(Frozen):
+class StartingPoint(Settings):
     """A model that was trained before."""
 
-    folder: Path
+    folder: NotInKey[Path]
     """With config.json and model.safetensors (ours, or any of Hugging Face's); for a trunk, a checkpoint folder."""
     digest: str
     """Of its artifact or files; the folder may move."""
@@ -234,7 +255,7 @@ class StartingPoint(Frozen):
     """Whether the optimizer goes on as well: the folder is the trunk's last checkpoint."""
 
 
-class Machine(Frozen):
+class Machine(Settings):
     """By what the training is computed; what is `auto` is chosen once, at its first start, and kept by every resume."""
 
     precision: Literal["auto", "bf16", "float32"] = "auto"
@@ -244,11 +265,12 @@ class Machine(Frozen):
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """How several devices share the work: each holds the model (ddp), or a part of it (fsdp). auto = ddp where there is
     more than one device."""
-    devices: int | None = Field(default=None, gt=0)
-    """Processes, each with a device of its own; None = all GPUs of this machine, or one process on the CPU."""
+    devices: NotInKey[int | None] = Field(default=None, gt=0, le=1024)
+    """Processes, each with a device of its own; None = all GPUs of this machine, or one process on the CPU. The windows
+    of a step are the same for any number."""
 
 
-class FitSpec(Frozen):
+class FitSpec(Settings):
     """One training, complete: what `python -m models.fit spec.json` reads."""
 
     model: Annotated[Shape, chosen_by("family", SHAPES, "transformer")]
@@ -270,19 +292,25 @@ class FitSpec(Frozen):
     keep_trunk: bool = False
     """Whether `out` also receives `trunk/`, the checkpoint before the cooldown, from which another night can go on."""
     machine: Machine = Machine()
-    work: Path
+    work: NotInKey[Path]
     """Survives a kill: checkpoints, progress, heartbeat."""
-    out: Path
+    out: NotInKey[Path]
     """Receives config.json, model.safetensors, losses.parquet (and predictions.parquet, trunk/)."""
-    checkpoint_every: int | None = Field(default=None, gt=0)
+    checkpoint_every: NotInKey[int | None] = Field(default=None, gt=0)
     """Steps between two checkpoints: what a kill can cost; None = two minutes. Changes no bit of the result."""
-    milestone_every: int | None = Field(default=None, gt=0)
+    milestone_every: NotInKey[int | None] = Field(default=None, gt=0)
     """Checkpoints at multiples of so many steps are kept for good; None = only the newest two stay."""
-    workers: int = Field(default=0, ge=0)
+    workers: NotInKey[int] = Field(default=0, ge=0)
     """Processes that read batches ahead. Changes no bit of the result."""
-    cache: Path | None = None
+    cache: NotInKey[Path | None] = None
     """Outlives the training: compiled code, and what the probe found, for the next one on this machine; None =
     they last as long as `work`."""
+
+    @model_validator(mode="after")
+    def _model_can_learn_it(self) -> Self:
+        if isinstance(self.data, TokenStream):
+            self.data.objective.check(self.model.vocabulary)
+        return self
 
     @property
     def trunk_step(self) -> int:
@@ -291,27 +319,4 @@ class FitSpec(Frozen):
 
     def identity(self) -> dict[str, object]:
         """All that decides the result, as plain JSON values by dotted name: what a resume must find unchanged."""
-        flat: dict[str, object] = {}
-
-        def walk(prefix: str, value: object) -> None:
-            if isinstance(value, dict):
-                for name, inner in value.items():
-                    if name not in _EXECUTION:
-                        walk(f"{prefix}.{name}" if prefix else name, inner)
-            elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-                for number, inner in enumerate(value):
-                    walk(f"{prefix}.{number}", inner)
-            else:
-                flat[prefix] = value
-
-        walk("", self.model_dump(mode="json"))
-        return flat
-
-
-_EXECUTION = frozenset(
-    (
-        *("work", "out", "cache", "checkpoint_every", "milestone_every", "workers", "devices"),
-        *("shards", "train", "test", "folder"),
-    )
-)
-"""Where and how often, not what: the digests beside the paths say what is read."""
+        return flat(self.for_key(), lists="of objects")

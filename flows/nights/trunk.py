@@ -49,7 +49,7 @@ def _candidates(tokens: Snapshot, tokenizer: Artifact, settings: PretrainSetting
 
 def _fits(record: KeyRecord, tokenizer: Artifact, settings: PretrainSettings) -> bool:
     """Whether weights and optimizer of that training can go on under tonight's settings."""
-    had, wanted = record.request.settings.get("settings", {}), settings.model_dump(mode="json")
+    had, wanted = record.request.settings.get("settings", {}), settings.for_key()
     return record.request.inputs.get("tokenizer") == tokenizer.reference and all(
         name in had and had[name] == wanted[name] for name in TRUNK_SETTINGS
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -16,10 +17,13 @@ from tasks.core.store import Artifact, Reference, Store
 
 if TYPE_CHECKING:
     from flows.plan import Step
+    from flows.reference import Setting
     from flows.servers.services import Services
 
 ACTION_STYLES = {"reuse": "cyan", "run": "yellow", "resume": "green", "depends": "magenta"}
 REASONS_SHOWN = 4
+EXPLAINED = 40
+"""So many settings are printed with their meaning; of more the list is wanted."""
 STATE_STYLES = {"done": "green", "failed": "red", "killed": "red", "running": "yellow"}
 
 
@@ -147,6 +151,19 @@ def plan_table(steps: "list[Step]") -> Table:
         for sentence in step.derived:
             table.add_row("", "", shown(sentence, "dim"))
     return table
+
+
+def settings_table(settings: "list[Setting]") -> RenderableType:
+    """A line a key, with its meaning below it where there are few."""
+    lines: list[RenderableType] = []
+    for one in settings:
+        default = f", default {one.default}" if one.default else "" if one.is_block else ", must be given"
+        values = printable(f"{one.values}{default}".strip(", "))
+        lines.append(Text.assemble((printable(one.key), "bold"), "  ", (values, "dim")))
+        if len(settings) <= EXPLAINED:
+            note = "" if one.decides or one.is_block else " It changes no byte by itself and reruns nothing."
+            lines.append(Padding(shown(one.meaning + note), (0, 0, 0, 4)))
+    return Group(*lines)
 
 
 def services_table(services: "Services") -> RenderableType:

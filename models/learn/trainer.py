@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from models.machine.hardware import Arithmetic, device
 from models.machine.ranks import Ranks
-from models.order.loader import Batch
+from models.order.batch import Batch
 from models.spec import FitSpec
 
 

@@ -38,8 +38,8 @@ from models.learn.incidents import Incident
 from models.learn.optimizers import learning_rate, optimizer_for
 from models.learn.spike_guard import SpikeGuard
 from models.machine.ranks import Ranks
-from models.objectives import Loss
-from models.order.loader import Batch
+from models.objectives.losses import Loss
+from models.order.batch import Batch
 from models.process.heartbeat import beat
 from models.process.progress import Progress, Report, now_ms
 from models.spec import FitSpec

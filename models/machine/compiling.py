@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.machine.hardware import prepare_compiler
-from models.objectives import Loss, loss_for
-from models.spec import FitSpec, ForeignConfig
+from models.named import ByName
+from models.objectives.losses import Loss, loss_for
+from models.spec import FitSpec
 
 if TYPE_CHECKING:
     from models.text.foreign import Model
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
 def compiled_loss(spec: FitSpec, model: Model, cache: Path) -> Loss:
     """The spec's loss, compiled for batches of one shape; compiles the model's blocks in place.
 
-    A foreign model is one graph with its loss: which of its parts repeat is its own affair.
+    A model of which nobody says what repeats is one graph with its loss.
     """
     options = prepare_compiler(cache)
-    if isinstance(spec.model, ForeignConfig):
+    blocks = REPEATED.get(spec.model.family)
+    if blocks is None:
         return torch.compile(loss_for(spec), dynamic=False, options=options)
-    for block in model.get_submodule("blocks").children():
+    for block in model.get_submodule(blocks).children():
         block.compile(dynamic=False, options=options)
     return loss_for(spec, lambda function: torch.compile(function, dynamic=False, options=options))
+
+
+REPEATED: ByName[str] = {"transformer": "blocks"}
+"""The name of the module whose children are computed by the same code, by family."""

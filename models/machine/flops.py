@@ -6,6 +6,10 @@ Light: the supervising parent reads it without importing torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from models.named import ByName
 from models.spec import ForeignConfig, ModelConfig
 
 _DENSE_BF16_TERAFLOPS = (
@@ -27,19 +31,28 @@ _DENSE_BF16_TERAFLOPS = (
 
 
 def flops_per_token(config: ModelConfig | ForeignConfig) -> int | None:
-    """Of a training step, forward and backward, by PaLM's count: 6 N + 12 L H Q T (Chowdhery et al. 2022, appendix B).
+    """Floating-point operations of a training step, forward and backward; None for a family whose sizes are not known
+    here."""
+    count = FLOPS.get(config.family)
+    return None if count is None else count(config)
+
+
+def _of_transformer(config: ModelConfig) -> int:
+    """By PaLM's count: 6 N + 12 L H Q T (Chowdhery et al. 2022, appendix B).
 
     N are the weights that multiply: all but the embedding where it is only looked up (it counts where it is also the
     output layer). L layers, H heads, Q features a head, T tokens of context; the count takes no half off for the causal
-    mask, as PaLM's does not. None for a model of another architecture, whose sizes are not known here.
+    mask, as PaLM's does not.
     """
-    if isinstance(config, ForeignConfig):
-        return None
     attention = 2 * config.width * config.head_width * (config.heads + config.kv_heads)
     mlp = 3 * config.width * config.mlp_width
     outputs = config.vocabulary if config.classes is None else config.classes
     weights = config.layers * (attention + mlp) + outputs * config.width
     return 6 * weights + 12 * config.layers * config.heads * config.head_width * config.context_length
+
+
+FLOPS: ByName[Callable[[Any], int]] = {"transformer": _of_transformer}
+"""What counts the operations a token, by family."""
 
 
 def peak_flops(device_name: str) -> float | None:

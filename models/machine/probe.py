@@ -31,10 +31,10 @@ from torch import nn
 from models.files import write_file
 from models.machine.flops import flops_per_token
 from models.machine.hardware import Arithmetic, bf16_units, cannot_compile, choose_precision, device, machine_name
-from models.objectives import Loss
-from models.order.loader import Batch
+from models.objectives.losses import Loss
+from models.order.batch import Batch
 from models.process.heartbeat import beat
-from models.spec import FitSpec, ForeignConfig, TokenStream
+from models.spec import FitSpec, TokenStream
 
 SHORT_S = 30.0
 """A training shorter than this by arithmetic is neither timed nor compiled."""
@@ -79,8 +79,8 @@ def choose(
         processes: how many share the work; their communication is not timed.
     """
     ruled = _by_rule(spec)
-    if isinstance(spec.model, ForeignConfig) or spec.data.kind != "stream" or spec.machine.strategy == "fsdp":
-        return ruled  # a foreign model's arithmetic is not known, nor whether it makes one graph
+    if flops_per_token(spec.model) is None or spec.data.kind != "stream" or spec.machine.strategy == "fsdp":
+        return ruled  # where the arithmetic is not known, neither is whether timing it pays
     # Where the rule says float32 the machine has no bf16 units: only to look would take minutes.
     contest = spec.machine.precision == "auto" and ruled.precision == "bf16"
     whole_s = estimated_s(spec, processes)

@@ -12,75 +12,26 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from models.order.masking import hide
+from models.named import ByName
+from models.objectives import masked_token, next_token
+from models.order.batch import Batch, Drawn
+from models.order.examples import Examples
 from models.order.mixture import Mixture
-from models.order.shards import read_column
 from models.order.windows import Windows
-from models.spec import FitSpec, LabelledExamples, MaskedToken, TokenStream
+from models.spec import FitSpec, LabelledExamples, TokenStream
 
-
-class Batch(NamedTuple):
-    """What one step, or one piece of it, learns from; all int64."""
-
-    tokens_BT: Tensor
-    """What the model sees, right-padded with zeros."""
-    targets: Tensor
-    """What it shall say: the next tokens, shape (B, T); the hidden tokens, (B, K); or one class a sequence, (B,)."""
-    lengths_B: Tensor
-    """Tokens that are no padding."""
-    picked_BK: Tensor | None = None
-    """Where the hidden tokens stand, ascending; only for masked tokens."""
-    documents_BT: Tensor | None = None
-    """Of each token, the number of its document within the window, from 0; only with a document mask."""
-
-
-class Examples:
-    """Labelled token sequences of mapped shards, cut to the model's context."""
-
-    def __init__(self, path: Path, rows: Sequence[int] | None, longest: int) -> None:
-        self.longest = longest
-        tokens = read_column(path, "tokens")
-        self._tokens = pa.chunked_array(tokens)
-        self._labels = np.concatenate([part.to_numpy() for part in read_column(path, "label")])
-        self.rows = np.arange(len(self._labels)) if rows is None else np.asarray(rows, dtype=np.int64)
-        self.n = len(self.rows)
-        if self.n == 0:
-            raise ValueError(f"{path} gives no examples to learn from or to judge by.")
-        if self.rows.min() < 0 or self.rows.max() >= len(self._labels):
-            raise ValueError(f"A row of the label budget is outside the {len(self._labels)} rows of {path}.")
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The classes of the chosen rows, shape (n,)."""
-        return self._labels[self.rows].astype(np.int64)
-
-    def read(self, index: int) -> NDArray[np.int64]:
-        """Tokens of the index-th chosen row; at least one."""
-        tokens = self._tokens[int(self.rows[index])].values.to_numpy()[: self.longest]
-        return tokens.astype(np.int64) if tokens.size else np.zeros(1, dtype=np.int64)
-
-    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The chosen rows, padded to the longest of them."""
-        sequences = [self.read(int(index)) for index in indices]
-        lengths = [sequence.size for sequence in sequences]
-        tokens_BT = torch.zeros((len(sequences), max(lengths)), dtype=torch.int64)
-        for row, sequence in enumerate(sequences):
-            tokens_BT[row, : sequence.size] = torch.from_numpy(sequence)
-        targets_B = torch.from_numpy(self.labels[np.asarray(indices)])
-        return Batch(tokens_BT, targets_B, torch.tensor(lengths))
+Collate = Callable[[Drawn, FitSpec], Batch]
+COLLATE: ByName[Collate] = {"next_token": next_token.collate, "masked_token": masked_token.collate}
+"""What makes a batch of windows, by the objective."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +63,7 @@ class Steps:
         self._parts: list[Windows] | Examples
         match spec.data:
             case TokenStream(sources=sources, objective=objective):
-                if isinstance(objective, MaskedToken) and objective.mask_token >= spec.model.vocabulary:
-                    raise ValueError(
-                        f"mask_token ({objective.mask_token}) is no token of a vocabulary of {spec.model.vocabulary}."
-                    )
+                self._collate: Collate = COLLATE[objective.kind]
                 self._parts = [
                     Windows(source.shards, spec.model.context_length, source.only, spec.work / "index")
                     for source in sources
@@ -141,28 +89,21 @@ class Steps:
             return self._parts.batch(items.astype(np.int64))
         data = self._spec.data
         assert isinstance(data, TokenStream)
-        masked = isinstance(data.objective, MaskedToken)
-        tokens = np.empty((count, self._spec.model.context_length + 1), dtype=np.int64)
-        documents = np.empty_like(tokens) if masked or data.document_mask else None
-        for number in np.flatnonzero(np.bincount(sources)).tolist():
-            mine = sources == number
-            windows = items[mine].astype(np.int64)
-            tokens[mine] = self._parts[number].read(windows)
-            if documents is not None:
-                documents[mine] = self._parts[number].documents(windows)
-        lengths_B = torch.full((count,), self._spec.model.context_length)
-        documents_BT = torch.from_numpy(documents[:, :-1]) if documents is not None and data.document_mask else None
-        if not isinstance(data.objective, MaskedToken):
-            tokens_BT1 = torch.from_numpy(tokens)
-            return Batch(tokens_BT1[:, :-1], tokens_BT1[:, 1:], lengths_B, None, documents_BT)
-        assert documents is not None
-        positions_B = np.arange(start, start + count, dtype=np.uint64)
-        ends_BT = documents[:, 1:] != documents[:, :-1]
-        hidden = hide(
-            tokens[:, :-1], ends_BT, positions_B, data.objective, self._spec.model.vocabulary, self._spec.seed
+        parts = self._parts
+        mine = {number: sources == number for number in np.flatnonzero(np.bincount(sources)).tolist()}
+
+        def gathered(read: Callable[[Windows, NDArray[np.int64]], NDArray[np.int64]]) -> NDArray[np.int64]:
+            found = np.empty((count, self._spec.model.context_length + 1), dtype=np.int64)
+            for number, rows in mine.items():
+                found[rows] = read(parts[number], items[rows].astype(np.int64))
+            return found
+
+        drawn = Drawn(
+            gathered(Windows.read),
+            np.arange(start, start + count, dtype=np.uint64),
+            lambda: gathered(Windows.documents),
         )
-        seen_BT, picked_BK, targets_BK = map(torch.from_numpy, hidden)
-        return Batch(seen_BT, targets_BK, lengths_B, picked_BK, documents_BT)
+        return self._collate(drawn, self._spec)
 
     def loader(self, start: int, stop: int, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
         """What one of `world` processes computes in steps start .. stop: `accumulate` pieces a step, in order.

@@ -39,8 +39,8 @@ class Foreign(nn.Module):
         every = self.named_parameters(remove_duplicate=False)
         self._twins = {name: kept[id(weight)] for name, weight in every if kept[id(weight)] != name}
         # Tied weights are one weight: saved once, and found again under both names.
-        self.register_state_dict_post_hook(_without_twins)
-        self.register_load_state_dict_pre_hook(_with_twins)
+        self.register_state_dict_post_hook(_without_twins)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_twins)  # type: ignore[no-untyped-call]
 
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, lengths_B: Tensor | None = None) -> Tensor:
         """Token ids, shape (B, T) -> logits, shape (B, T, V), in the place of our model's hidden states.

@@ -14,7 +14,7 @@ from math import log2
 from typing import Literal, NamedTuple
 
 from models.named import ByName
-from models.spec import ModelConfig
+from models.spec import ModelConfig, Optimisation
 
 HIGHEST_RATE = 2.0**-7
 """Of what is derived: for a small model of many tokens the law goes on to rates at which it would diverge (2 layers of
@@ -89,18 +89,14 @@ def all_weights(model: ModelConfig) -> int:
 
 @dataclass(frozen=True)
 class Derived:
-    """Settings of a training, and in `because` one sentence for each field, by its name."""
+    """How a training is paced, and in `because` one sentence for each setting that a rule gives, by its name."""
 
     tokens: int
     """To learn from, repetitions counted."""
     batch: int
     """Windows an update."""
     steps: int
-    learning_rate: float
-    """The peak, for AdamW and for Muon."""
-    weight_decay: float
-    warmup_steps: int
-    cooldown_steps: int
+    optimisation: Optimisation
     because: dict[str, str]
 
 
@@ -157,10 +153,12 @@ def derived(model: ModelConfig, tokens: int | None = None, batch: int | None = N
         tokens=tokens,
         batch=batch,
         steps=steps,
-        learning_rate=_two_digits(min(rate, HIGHEST_RATE)),
-        weight_decay=0.1,
-        warmup_steps=warmup_steps,
-        cooldown_steps=cooldown_steps,
+        optimisation=Optimisation(
+            learning_rate=_two_digits(min(rate, HIGHEST_RATE)),
+            weight_decay=0.1,
+            warmup_steps=warmup_steps,
+            cooldown_steps=cooldown_steps,
+        ),
         because=because,
     )
 

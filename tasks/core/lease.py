@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -53,7 +54,7 @@ class Lease:
             if held.get("token") == self.token:
                 _write(self.path, {"token": self.token})
 
-    def _check(self, held: dict) -> None:
+    def _check(self, held: dict[str, Any]) -> None:
         if held.get("token") != self.token:
             raise StageError(
                 f"the lease {self.path.name[:12]} was taken over by process {held.get('pid')} on {held.get('host')} "
@@ -93,13 +94,13 @@ def take(path: Path) -> Iterator[Lease]:
         lease.release()
 
 
-def holder(path: Path) -> dict | None:
+def holder(path: Path) -> dict[str, Any] | None:
     """Who holds the lease now ({"pid", "host", ...}), or None when it is free or its holder is dead."""
     held = _read(path)
     return held if is_alive(held) else None
 
 
-def is_alive(held: dict) -> bool:
+def is_alive(held: dict[str, Any]) -> bool:
     """Whether a claim still counts: recent, and, if made on this machine, by a process that still runs."""
     if "pid" not in held or time.time() - held["renewed"] > TTL_S:
         return False
@@ -112,7 +113,7 @@ def is_alive(held: dict) -> bool:
         return False
 
 
-def _claim(token: int) -> dict:
+def _claim(token: int) -> dict[str, Any]:
     born = psutil.Process().create_time()
     return {
         "token": token,
@@ -130,12 +131,12 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
 
 
-def _write(path: Path, claim: dict) -> None:
+def _write(path: Path, claim: dict[str, Any]) -> None:
     write_file(path, json.dumps(claim).encode(), durable=False)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from models.files import write_file
+from models.settings import flat
 from tasks.core.batches import Batches, BatchFunction, Future, Submit, do_batch
 from tasks.core.errors import StageError, UserError
 from tasks.core.journal import Journal, read_journal
@@ -252,18 +253,6 @@ class RunLog(StageLog):
 def waived_in_words(waiver: Waiver) -> str:
     """One line for MLflow."""
     return f"{' and '.join(waiver.differences)} of {waiver.made_for[:12]}, by {waiver.asked_by}"
-
-
-def flat(settings: dict[str, Any], prefix: str = "", into_lists: bool = False) -> dict[str, Any]:
-    """Nested settings as one level of dotted names; lists are values, or numbered from 0 with `into_lists`."""
-    flattened: dict[str, Any] = {}
-    for name, value in settings.items():
-        inner = dict(enumerate(value)) if into_lists and isinstance(value, list) else value
-        if isinstance(inner, dict):
-            flattened |= flat(inner, f"{prefix}{name}.", into_lists)
-        else:
-            flattened[f"{prefix}{name}"] = value
-    return flattened
 
 
 def is_disk_full(error: BaseException) -> bool:

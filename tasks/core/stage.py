@@ -7,11 +7,11 @@
     deduplicate.run(documents, settings)                # in a flow: reused, resumed or run, committed, recorded
 
 The signature is the declaration. Parameters annotated `Artifact` (or `tuple[Artifact, ...]`, or a frozen dataclass of
-them) are inputs, pydantic models are settings; both enter the key. `out` is an empty folder to write into; a stage that
-also asks for `work` gets a folder that outlives a kill until the commit, one that asks for `batches`
-(tasks/core/batches.py) a way to divide its work among the workers of the recipe's engine, one that asks for `cache` a
-folder that all runs of a home share, for what may be lost at any time. What `.run` does is decided by the context that
-a flow opened: a run executes (`tasks/core/run.py`), a plan explains.
+them) are inputs, pydantic models (best of the class in models/settings.py) are settings; both enter the key. `out` is
+an empty folder to write into; a stage that also asks for `work` gets a folder that outlives a kill until the commit,
+one that asks for `batches` (tasks/core/batches.py) a way to divide its work among the workers of the recipe's engine,
+one that asks for `cache` a folder that all runs of a home share, for what may be lost at any time. What `.run` does is
+decided by the context that a flow opened: a run executes (`tasks/core/run.py`), a plan explains.
 """
 
 import difflib
@@ -25,6 +25,7 @@ from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
+from models.settings import for_key
 from tasks.core.errors import UserError
 from tasks.core.fingerprint import Fingerprint, fingerprint
 from tasks.core.store import Artifact, Reference, Request, Store
@@ -32,8 +33,6 @@ from tasks.core.store import Artifact, Reference, Request, Store
 Metrics = dict[str, int | float]
 GIVEN = ("out", "work", "batches", "cache", "log")
 EARLIER_INTAKE = "rule: what an earlier night took in stands"
-FOR_KEY = {"key": True}
-"""The context in which settings are dumped for a key: places on a machine are left out of it (tasks/intake)."""
 Input = Artifact | tuple[Artifact, ...] | None
 
 
@@ -92,7 +91,7 @@ class StageCall:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {name: value.model_dump(mode="json", context=FOR_KEY) for name, value in self._settings()}
+        return {name: for_key(value) for name, value in self._settings()}
 
     def names(self, settings: dict[str, Any]) -> set[str]:
         """The words of the request, among which those stand that choose entries of tables (models/named.py): all
@@ -187,8 +186,8 @@ class Stage:
             is_settings = isinstance(hints[name], type) and issubclass(hints[name], BaseModel)
             if name not in self.input_names | self.bundles and not is_settings:
                 raise TypeError(
-                    f"stage {self.name}: parameter {name} is {hints[name]}, but only artifacts, dataclasses of them, "
-                    "and pydantic models can enter a key; make it one of them"
+                    f"stage {self.name}: parameter {name} is {hints[name]}, but only artifacts and pydantic models "
+                    "(and dataclasses of artifacts) can enter a key; make it one of them"
                 )
         self.keeps_work = "work" in self.signature.parameters
         self.in_batches = "batches" in self.signature.parameters

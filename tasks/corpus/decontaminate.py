@@ -18,8 +18,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from models.settings import Settings
 from tasks.core.batches import Batches, Facts
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
@@ -44,11 +45,10 @@ HITS = pa.schema(
 )
 
 
-class DecontaminateSettings(BaseModel):
+class DecontaminateSettings(Settings):
     """What must not be learnt; the defaults are GPT-3's."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    sets: dict[Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=100)], EvaluationSet] = {}
+    sets: dict[Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=100)], EvaluationSet] = Field(default={})
     """The evaluation sets by name; without one, nothing is compared."""
     ngram: int = Field(default=13, ge=1, le=1000)
     """Words in sequence that count as the same text (GPT-3: 13)."""

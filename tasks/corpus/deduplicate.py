@@ -21,8 +21,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from models.settings import Settings
 from tasks.core.batches import Batches, DoneBatch, Facts
 from tasks.core.errors import StageError
 from tasks.core.stage import Metrics, StageLog, stage
@@ -59,10 +60,9 @@ INDEX_FILE = "index.json"
 MATCH_VERDICTS = pa.schema([*VERDICTS, ("survivor", pa.string()), ("night", pa.int64()), ("similarity", pa.float64())])
 
 
-class DeduplicateSettings(BaseModel):
+class DeduplicateSettings(Settings):
     """What counts as the same text; the defaults are FineWeb's (Penedo et al. 2024, arXiv 2406.17557, section 3.4)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     shingle_words: int = Field(default=5, ge=1, le=1000)
     """Words in a shingle, the unit that two texts are compared by (FineWeb: 5)."""
     bands: int = Field(default=14, ge=1, le=256)
@@ -80,7 +80,6 @@ class DeduplicateSettings(BaseModel):
 class IndexRecord(BaseModel):
     """index.json: what an artifact of this stage says to the nights after it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     settings: DeduplicateSettings
     night: int
     start: int

@@ -18,9 +18,10 @@ from typing import Self
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from tokenizers import Tokenizer
 
+from models.settings import Settings
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
@@ -57,10 +58,9 @@ WHOLE_WORDS_BELOW = 5  # letters: "np" and "np_array" name the library, "input" 
 SURPLUS = 1.5  # candidates drawn per example wanted: some turn out equal to another once they are masked
 
 
-class ExamplesSettings(BaseModel):
+class ExamplesSettings(Settings):
     """How many examples of how many libraries."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     classes: int = Field(default=12, ge=2, le=10_000)
     """Labels: the libraries with the most documents."""
     pool: int = Field(default=1200, ge=1, le=10_000_000)

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
+from models.settings import Settings
 from tasks.core.batches import Batches, Facts
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
@@ -31,11 +31,10 @@ from tasks.quality.rules import (
 )
 
 
-class FilterSettings(BaseModel):
+class FilterSettings(Settings):
     """Which rule sets judge, in this order, and what is masked in what they keep. Null turns a set off, `{}` turns it
     on with its published thresholds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     language: Language | None = None
     """Languages to keep. Off by default."""
     gopher_quality: GopherQuality | None = GopherQuality()

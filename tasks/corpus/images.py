@@ -19,8 +19,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from models.settings import Settings
 from tasks.core.batches import Batches, Facts
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
@@ -48,10 +49,9 @@ FINGERPRINTS = pa.schema(
 )
 
 
-class ImagesSettings(BaseModel):
+class ImagesSettings(Settings):
     """Which pictures are taken in, and as what."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     sources: tuple[ImageSource, ...] = Field(min_length=1)
     """Where pictures come from, in canonical order."""
     size: int = Field(default=224, ge=8, le=2048)
@@ -77,10 +77,9 @@ class ImagesSettings(BaseModel):
         return self
 
 
-class ImagesInventory(BaseModel):
+class ImagesInventory(Settings):
     """What the sources had when the run began; part of the stage's key, so what is unchanged is not read again."""
 
-    model_config = ConfigDict(frozen=True)
     files: tuple[tuple[ListedFile, ...], ...]
     """Of each source of the settings, in their order."""
 

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from models.settings import Settings
 from tasks.core.batches import Batches, DoneBatch, Facts
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog, stage
@@ -32,10 +33,9 @@ from tasks.intake.sources import PythonDocs, Source
 Hashes = npt.NDArray[np.uint64]
 
 
-class IngestSettings(BaseModel):
+class IngestSettings(Settings):
     """Which text is taken in."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     sources: tuple[Source, ...] = Field(default=(PythonDocs(),), min_length=1)
     """Where documents come from, in canonical order."""
     reject_limit: float = Field(default=0.01, ge=0, le=1)

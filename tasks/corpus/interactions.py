@@ -15,8 +15,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from models.settings import Settings
 from tasks.core.batches import Batches, Facts
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
@@ -36,10 +37,9 @@ ITEMS_FILE = "items.parquet"
 ITEMS = pa.schema([("token", pa.int64()), ("item", pa.string()), ("count", pa.int64())])
 
 
-class InteractionsSettings(BaseModel):
+class InteractionsSettings(Settings):
     """Which histories are taken in; the defaults are the 5-core (Kang and McAuley 2018)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     sources: tuple[EventSource, ...] = Field(min_length=1)
     """Where events come from, in canonical order. A user or item of one name is the same in all of them."""
     min_items: int = Field(default=5, ge=1, le=1_000_000_000)
@@ -61,10 +61,9 @@ class InteractionsSettings(BaseModel):
         return self
 
 
-class InteractionsInventory(BaseModel):
+class InteractionsInventory(Settings):
     """What the sources had when the run began; part of the stage's key, so what is unchanged is not read again."""
 
-    model_config = ConfigDict(frozen=True)
     files: tuple[tuple[ListedFile, ...], ...]
     """Of each source of the settings, in their order."""
 

@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from models.settings import Settings
 from tasks.core.batches import Batches, Facts
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
@@ -32,10 +33,9 @@ COUNTS = ("documents", "bytes", "tokens")
 PART_BYTES = 4_000_000  # of text in a record batch: bounds what is in memory beside the shard's own pages
 
 
-class TokenizeSettings(BaseModel):
+class TokenizeSettings(Settings):
     """How far the fast engine is trusted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     checked: int = Field(default=32, ge=1, le=1_000_000)
     """Documents of each file, evenly spread, whose first 2,000 characters are encoded by `tokenizers` too; any
     difference makes it encode everything."""

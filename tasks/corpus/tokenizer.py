@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+from pydantic import Field, computed_field, model_validator
 from tokenizers import Tokenizer
 
 from models.named import one_of
+from models.settings import NotInKey, Settings
 from tasks.core.stage import Forecast, Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.corpus.documents import read_documents
@@ -26,10 +27,9 @@ from tasks.tokens.pieces import LEARNT, SPECIALS, learn
 from tasks.tokens.vocabulary import CONFIG_FILE, TOKENIZER_FILE
 
 
-class TokenizerSettings(BaseModel):
+class TokenizerSettings(Settings):
     """What the tokenizer learns from, and how much; or where a finished one lies."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     kind: Annotated[str, one_of(LEARNT)] = "bpe"
     """What is trained: `bpe`; `wordpiece` and `unigram` bring the mask token that masked models need."""
     vocabulary: int = Field(default=8192, ge=270, le=1 << 20)
@@ -38,7 +38,7 @@ class TokenizerSettings(BaseModel):
     """Text to learn from, in millions of bytes: every k-th document for the k that comes out at this much."""
     heldout: float = Field(default=0.1, ge=0, lt=1)
     """Share of documents, chosen by their ids, that neither the tokenizer nor any model trained with it may see."""
-    path: LocalPath | None = Field(default=None, exclude=True)
+    path: NotInKey[LocalPath | None] = None
     """A tokenizer.json, or a folder with one, to adopt instead of training (a model's folder from the hub). What enters
     the key are its files' hashes."""
     end_of_text: str | None = Field(default=None, min_length=1)

@@ -12,19 +12,19 @@ from typing import Annotated
 
 import polars as pl
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from models.settings import NotInKey, Settings
 from tasks.core.errors import StageError, UserError
 from tasks.intake.walk import fixed_part, in_kernel_folder, matches
 
 FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".txt")
 
 
-class EvaluationSet(BaseModel):
+class EvaluationSet(Settings):
     """One set of texts that no model may have learnt from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    path: str = Field(min_length=1, max_length=4096, exclude=True)
+    path: NotInKey[str] = Field(min_length=1, max_length=4096)
     """A file or a glob of files: parquet, jsonl (also .gz), csv (with a header), or txt (a text a line). What is found
     there enters the key."""
     columns: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=("text",), min_length=1)
@@ -32,21 +32,19 @@ class EvaluationSet(BaseModel):
     Of no effect on txt."""
 
 
-class EvaluationFile(BaseModel):
+class EvaluationFile(Settings):
     """A file of a set as it was when stock was taken."""
 
-    model_config = ConfigDict(frozen=True)
     name: str
-    path: str = Field(exclude=True)
+    path: NotInKey[str]
     """Left out of keys and manifests: the same content elsewhere is the same file."""
     size: int
     blake3: str
 
 
-class EvaluationInventory(BaseModel):
+class EvaluationInventory(Settings):
     """The files of every set; part of the key of whatever compares with them."""
 
-    model_config = ConfigDict(frozen=True)
     sets: dict[str, tuple[EvaluationFile, ...]]
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from models.settings import NotInKey, Settings
 from tasks.intake.listing import ListedFile
 
 DATES = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
@@ -21,12 +22,11 @@ Read = tuple[pl.DataFrame, pl.DataFrame]
 where it has none), and rows that are none (`row` from 0, null for the whole file)."""
 
 
-class EventTable(BaseModel):
+class EventTable(Settings):
     """CSV files with a header and a row for each event."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["csv"] = "csv"
-    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1, exclude=True)
+    paths: NotInKey[tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...]] = Field(min_length=1)
     """Files, folders (searched to the bottom for .csv) or globs. What is found there enters the key."""
     name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
     """What this source is called in document ids and in results by source."""
@@ -44,12 +44,11 @@ class EventTable(BaseModel):
         return self
 
 
-class ItemLines(BaseModel):
+class ItemLines(Settings):
     """Text files with a line `user item item ...` for each user, in the order of time."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["lines"] = "lines"
-    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1, exclude=True)
+    paths: NotInKey[tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...]] = Field(min_length=1)
     """Files, folders (searched to the bottom for .txt) or globs. What is found there enters the key."""
     name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
     """What this source is called in document ids and in results by source."""

@@ -8,30 +8,25 @@ where finding the changed rows would need every old row's hash at hand. Removed 
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, SerializationInfo, field_serializer
+from models.settings import NotInKey, Settings
 
 NAMES_SHOWN = 3
 
 
-class Unit(BaseModel):
+class Unit(Settings):
     """What is read whole or not at all: a file, or a distribution of the installed Python."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     """How the ids of its documents begin; unique in its source."""
-    path: str = ""
-    """Absolute path or URL; empty for a distribution."""
+    path: NotInKey[str] = ""
+    """Absolute path or URL; empty for a distribution. The same file elsewhere is the same file; but whoever keeps what
+    was read must find it again."""
     size: int = 0
     """Bytes."""
     mark: str
     """Changes when the content does: modification time in ns, etag, or a distribution's version."""
     version: int = 1
     """1 when it is first read, one more each time that it changed since."""
-
-    @field_serializer("path")
-    def _path_unless_for_a_key(self, path: str, info: SerializationInfo) -> str:
-        """The same file elsewhere is the same file; but whoever keeps what was read must find it again."""
-        return "" if info.context and info.context.get("key") else path
 
     @property
     def label(self) -> str:
@@ -44,10 +39,9 @@ class Unit(BaseModel):
         return "://" in self.path
 
 
-class Stock(BaseModel):
+class Stock(Settings):
     """What one source has to offer."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     source: str
     """The source's name in the recipe."""
     units: tuple[Unit, ...] = ()
@@ -56,10 +50,9 @@ class Stock(BaseModel):
     """How many nights have read from this source, with this one: what keeps given ids apart from earlier ones."""
 
 
-class Inventory(BaseModel):
+class Inventory(Settings):
     """What there is to read; part of ingest's key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     stocks: tuple[Stock, ...]
     """In the order of the recipe's sources."""
 

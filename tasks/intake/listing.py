@@ -8,19 +8,17 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from models.settings import NotInKey, Settings
 from tasks.core.errors import StageError, UserError
 from tasks.intake.places import find, is_url
 
 
-class ListedFile(BaseModel):
+class ListedFile(Settings):
     """A file as it was when it was listed."""
 
-    model_config = ConfigDict(frozen=True)
     name: str
     """The source's name and the path below what was listed, with forward slashes."""
-    path: str = Field(exclude=True)
+    path: NotInKey[str]
     """Left out of keys and manifests: the same file elsewhere is the same file."""
     size: int
     mtime_ns: int

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from models.settings import NotInKey, Settings
 from tasks.intake.listing import ListedFile
 
 PICTURES = {".bmp": "BMP", ".gif": "GIF", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF"}
@@ -25,11 +26,10 @@ MOST_PIXELS = 89_478_485
 """From here on Pillow warns of a decompression bomb: 256 MB of pixels."""
 
 
-class ImageSource(BaseModel):
+class ImageSource(Settings):
     """Pictures in folders, where the first folder below what is named says the class, or in parquet files."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(min_length=1, exclude=True)
+    paths: NotInKey[tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...]] = Field(min_length=1)
     """Files, folders (searched to the bottom) or globs of pictures or parquet files. What is found there enters the
     key, not the place."""
     name: str = Field(pattern=r"^[\w.-]+$", max_length=100)

@@ -6,8 +6,9 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from models.settings import Settings
 from tasks.intake.inventory import Unit
 
 BLOCK = 8_000_000
@@ -27,10 +28,9 @@ ROWS = pa.schema(
 and `text` is a web page where `charset` says how its server named its encoding."""
 
 
-class Columns(BaseModel):
+class Columns(Settings):
     """Which columns of a table, or fields of a JSON line, mean what. A WARC file has text, url, date and record_id."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     text: str = Field(default="text", min_length=1, max_length=200)
     """Holds the document."""
     id: str | None = Field(default=None, min_length=1, max_length=200)

@@ -12,8 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from models.settings import Settings
 from tasks.core.errors import UserError
 from tasks.intake.formats import FORMATS, suffix_of
 from tasks.intake.hub import hub_answers
@@ -29,10 +30,9 @@ PYTHON = "python"
 """The unit that stands for the language and its standard library."""
 
 
-class PythonDocs(BaseModel):
+class PythonDocs(Settings):
     """The documentation of the Python that runs this: language topics, docstrings, licence texts."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["python-docs"] = "python-docs"
     packages: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)], ...] | None = None
     """Import names of the packages whose docstrings and licences are read; None: every installed one."""
@@ -59,11 +59,10 @@ class PythonDocs(BaseModel):
         return self
 
 
-class Files(BaseModel):
+class Files(Settings):
     """Files, folders and globs, here or behind a URL. Parquet, CSV, JSON lines (plain, gz, zst), Arrow and WARC hold
     a document a row; txt, md and html are one document each."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["files"] = "files"
     paths: tuple[Location, ...] = Field(min_length=1)
     """Files, folders (searched to the bottom) or globs; `~` is the home folder. URLs such as s3://bucket/prefix/*.jsonl
@@ -85,11 +84,10 @@ class Files(BaseModel):
         return self.model_copy(update={"paths": ()})
 
 
-class Datasets(BaseModel):
+class Datasets(Settings):
     """A Hugging Face dataset: a hub id, a folder that `save_to_disk` wrote, or a folder that `load_dataset` takes. Its
     files are read as they are, in whole columns: no second copy in a cache."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["datasets"] = "datasets"
     path: Location
     """Hub id (`owner/name`) or local folder."""

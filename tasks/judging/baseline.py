@@ -9,8 +9,9 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from models.settings import Settings
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
 from tasks.corpus.documents import write_rows
@@ -20,10 +21,9 @@ Z_95 = 1.959963984540054
 PREDICTIONS = pa.schema([("doc_id", pa.string()), ("label", pa.int32()), ("predicted", pa.int32())])
 
 
-class BaselineSettings(BaseModel):
+class BaselineSettings(Settings):
     """Which labels it may see: the same fields as the fine-tune's."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     labels: int = Field(default=240, ge=2, le=10_000_000)
     """Labelled examples to learn from."""
     seed: int = Field(default=0, ge=0, lt=1 << 63)

@@ -17,9 +17,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.ipc
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from models.order.order import Order
+from models.settings import Settings
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact
@@ -35,10 +36,8 @@ _RESAMPLES = 1000
 _ANSWERS = 4  # shown of what a masked model puts into a gap
 
 
-class EvaluateSettings(BaseModel):
+class EvaluateSettings(Settings):
     """How much is judged, and what the model is asked to continue."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     documents: int = Field(default=400, gt=0, le=10_000_000)
     """Most held-out documents to judge by, chosen at random; bounds the time."""
@@ -139,7 +138,8 @@ def _judge(
 ) -> dict[str, Any]:
     """Estimates for all documents and for each source."""
     from models.machine.hardware import choose_precision
-    from models.predict import document_bits, masked_bits
+    from models.objectives.masked_token import masked_bits
+    from models.objectives.next_token import document_bits
 
     precision, _ = choose_precision("auto")
     if measure_of(model) == "bits_per_byte":

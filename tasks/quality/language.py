@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from models.settings import Settings
 from tasks.quality.rules import Rule
 
 if TYPE_CHECKING:
@@ -35,10 +36,9 @@ KNOWN = frozenset(
 """What the model tells apart, by its own codes."""
 
 
-class Language(BaseModel):
+class Language(Settings):
     """Which languages stay."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     allowed: tuple[str, ...] = Field(min_length=1)
     """Codes as in ISO 639-1, such as en, de, zh (639-3 where that has none)."""
     min_probability: float = Field(default=0.65, ge=0, le=1)

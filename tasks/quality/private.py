@@ -14,15 +14,15 @@ found, four of them versions, and no phone numbers. Cost: 1 to 4 ns a byte, phon
 """
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+
+from models.settings import Settings
 
 EMAIL, ADDRESS, PHONE = "email@example.com", "192.0.2.1", "555-0100"
 
 
-class Mask(BaseModel):
+class Mask(Settings):
     """What is masked in the documents that stay."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     emails: bool = True
     """E-mail addresses become email@example.com."""
     ip_addresses: bool = True

@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from typing import Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from models.settings import Settings
 
 TOP_SIZES = (2, 3, 4)
 DUPLICATE_SIZES = (5, 6, 7, 8, 9, 10)
 
 
-class GopherQuality(BaseModel):
+class GopherQuality(Settings):
     """Limits on words, symbols and lines; None turns a rule off."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     min_words: int | None = Field(default=50, ge=0, le=1_000_000_000)
     """Fewest words of a document."""
     max_words: int | None = Field(default=100_000, ge=1, le=1_000_000_000)
@@ -55,13 +56,12 @@ class GopherQuality(BaseModel):
         return self
 
 
-class GopherRepetition(BaseModel):
+class GopherRepetition(Settings):
     """Largest shares of a text that repeat it; None turns a rule off.
 
     An n-gram is n words in sequence. One that occurs once repeats nothing, however long it is: datatrove counts it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     max_repeated_lines: float | None = Field(default=0.3, ge=0, le=1)
     """Lines that repeat an earlier line, of all lines."""
     max_repeated_paragraphs: float | None = Field(default=0.3, ge=0, le=1)
@@ -98,10 +98,9 @@ class GopherRepetition(BaseModel):
         return tuple(getattr(self, f"max_duplicate_{size}_grams") for size in DUPLICATE_SIZES)
 
 
-class C4(BaseModel):
+class C4(Settings):
     """Removes lines, and then documents of which too little is left. What stays is joined by single line feeds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     cut_citations: bool = True
     """Cut "[12]", "[]", "[edit]" and "[citation needed]" out of the text."""
     end_punctuation: bool = True
@@ -123,10 +122,9 @@ class C4(BaseModel):
     """Fewest sentences in the lines that stay."""
 
 
-class FineWeb(BaseModel):
+class FineWeb(Settings):
     """Limits on what C4's rules leave of a text, or on all of it where they are off; None turns a rule off."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     min_punctuated_lines: float | None = Field(default=0.12, ge=0, le=1)
     """Smallest share of lines that end in terminal punctuation."""
     max_short_lines: float | None = Field(default=0.67, ge=0, le=1)

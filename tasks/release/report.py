@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from models.learn.incidents import read_incidents
+from models.settings import Settings
 from tasks.core.digest import digest
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact, Reference
@@ -29,10 +30,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 FILES_SHOWN = 12
 
 
-class ReportSettings(BaseModel):
+class ReportSettings(Settings):
     """What the pages are called and how much they quote."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     title: str
     """Heading of both pages: the recipe's name."""
     examples: int = Field(default=1, ge=0)

@@ -7,11 +7,14 @@ least, a quarter at a time. One thread adds in one order, so the same words give
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.kernels import njit
+
+Numbers = NDArray[Any]
 
 KEEP = 0.75  # of the pieces, at most, outlive a round
 ROUNDS = 2  # of expectation maximisation between two cuts
@@ -59,7 +62,7 @@ def _coded(words: Sequence[str], code: dict[int, int]) -> tuple[NDArray[np.uint8
 
 
 @njit(cache=True, nogil=True)
-def _trie(text: NDArray, starts: NDArray) -> tuple[NDArray, NDArray]:
+def _trie(text: Numbers, starts: Numbers) -> tuple[Numbers, Numbers]:
     """Child of each node by character (0: none), and the piece that ends at each node (-1: none)."""
     trie = np.zeros((1 + text.size, 256), dtype=np.int32)
     ends = np.full(1 + text.size, -1, dtype=np.int32)
@@ -77,8 +80,8 @@ def _trie(text: NDArray, starts: NDArray) -> tuple[NDArray, NDArray]:
 
 @njit(cache=True, nogil=True)
 def _expected(
-    text: NDArray, starts: NDArray, weights: NDArray, trie: NDArray, ends: NDArray, scores: NDArray
-) -> NDArray:
+    text: Numbers, starts: Numbers, weights: Numbers, trie: Numbers, ends: Numbers, scores: Numbers
+) -> Numbers:
     """How often each piece is expected over all segmentations: forward and backward sums over each word's lattice."""
     expected = np.zeros(scores.size)
     longest = np.max(np.diff(starts))
@@ -110,7 +113,7 @@ def _expected(
 
 
 @njit(cache=True, nogil=True)
-def _without_itself(text: NDArray, starts: NDArray, trie: NDArray, ends: NDArray, scores: NDArray) -> NDArray:
+def _without_itself(text: Numbers, starts: Numbers, trie: Numbers, ends: Numbers, scores: Numbers) -> Numbers:
     """Score of the best segmentation of each piece into other pieces; minus infinity for a single character."""
     found = np.full(starts.size - 1, -np.inf)
     best = np.empty(np.max(np.diff(starts)) + 1)

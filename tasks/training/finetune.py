@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.ipc
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from models.spec import FitSpec, ForeignConfig, LabelledExamples, Machine, Optimisation, StartingPoint
+from models.settings import NotInKey, Settings
+from models.spec import FitSpec, LabelledExamples, Machine, Optimisation, StartingPoint
 from models.text.identify import load_config
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
@@ -26,10 +27,8 @@ from tasks.tokens.vocabulary import count_ids, load_tokenizer
 from tasks.training.supervise import supervise
 
 
-class FinetuneSettings(BaseModel):
+class FinetuneSettings(Settings):
     """The task, the labels that it may see, and how the weights move."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task: Literal["classification"] = "classification"
     """What is learnt from the labels."""
@@ -53,9 +52,9 @@ class FinetuneSettings(BaseModel):
     """Which weights learn; head = only the new classification layer."""
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Of the choice of labels, the fresh weights and the order."""
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    """auto = bf16 where the hardware has units for it."""
-    checkpoint_every: int = Field(default=100, gt=0, le=10**9, exclude=True)
+    machine: Machine = Machine()
+    """By what it is computed."""
+    checkpoint_every: NotInKey[int] = Field(default=100, gt=0, le=10**9)
     """Steps between checkpoints, that is, what a kill can cost. Changes no bit, so it is not part of the key."""
 
     @model_validator(mode="after")
@@ -86,7 +85,7 @@ def finetune(
     the training process fails (see tasks/training/supervise.py).
     """
     base = load_config(pretrained.path)
-    if isinstance(base, ForeignConfig):
+    if not base.classifies:
         raise UserError(
             f"The model {pretrained.digest[:12]} is a {base.architecture}, and classification is learnt by our own "
             "transformer only: remove `finetune` from the recipe, and fine-tune the exported folder elsewhere."
@@ -119,7 +118,7 @@ def finetune(
         steps=steps,
         batch=settings.batch,
         seed=settings.seed,
-        machine=Machine(precision=settings.precision),
+        machine=settings.machine,
         start=StartingPoint(folder=pretrained.path, digest=pretrained.digest)
         if settings.start == "pretrained"
         else None,

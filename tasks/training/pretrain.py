@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from models.learn.incidents import read_incidents
 from models.named import ByName
-from models.spec import FitSpec, ForeignConfig, Machine, MaskedToken, ModelConfig, NextToken, Optimisation, TokenStream
+from models.spec import FitSpec, ForeignConfig, MaskedToken, ModelConfig, NextToken, TokenStream
 from tasks.core.errors import UserError
 from tasks.core.stage import Forecast, Metrics, StageLog, stage
 from tasks.core.store import Artifact, Promise, run_of
@@ -99,21 +99,14 @@ def pretrain(
             objective=objective_of(settings, tokenizer),
             document_mask=settings.document_mask,
         ),
-        optimisation=Optimisation(
-            algorithm=settings.algorithm,
-            learning_rate=plan.learning_rate,
-            warmup_steps=plan.warmup_steps,
-            cooldown_steps=plan.cooldown_steps,
-            weight_decay=plan.weight_decay,
-            spike_deviations=settings.spike_deviations,
-        ),
+        optimisation=plan.optimisation,
         steps=plan.steps,
         batch=plan.batch,
         accumulate=settings.accumulate,
         seed=order_seed(settings.seed, previous),
         start=start,
         keep_trunk=settings.continues,
-        machine=Machine(**dict(settings.machine)),
+        machine=settings.machine,
         work=work,
         out=out,
         cache=cache,
@@ -160,8 +153,7 @@ def _next_token(settings: PretrainSettings, tokenizer: Artifact) -> NextToken:
 
 
 def _masked_token(settings: PretrainSettings, tokenizer: Artifact) -> MaskedToken:
-    masking = settings.masking
-    return MaskedToken(mask_token=mask_id(tokenizer), rate=masking.rate, corruption=masking.corruption)
+    return MaskedToken(mask_token=mask_id(tokenizer), **settings.masking.model_dump())
 
 
 OBJECTIVES: ByName[Callable[[PretrainSettings, Artifact], NextToken | MaskedToken]] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from models.machine.flops import flops_per_token
 from models.process.progress import Report, read_reports
-from models.spec import FitSpec, ModelConfig
+from models.spec import FitSpec
 from tasks.core.stage import StageLog
 
 _RECENT = 64  # steps that the speed is taken from
@@ -54,7 +54,7 @@ class ProgressLog:
             if self._last:
                 self._took.append((report.time - self._last.time) / 1e3)
             else:
-                self._peak = self._peak_flops() if isinstance(self._spec.model, ModelConfig) else None
+                self._peak = self._peak_flops() if flops_per_token(self._spec.model) else None
             self._last = report
             self._speeds.append(report.tokens_per_second)
             values = {

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from models.spec import ForeignConfig, ModelConfig
+from models.named import ByName
+from models.spec import ForeignConfig, ModelConfig, Optimisation
 from models.text.scaling_rules import COOLDOWN, Derived, derived
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
 from tasks.training.settings import PretrainSettings
 
-BY_RULE = ("tokens", "batch", "learning_rate", "weight_decay")
-"""Settings that a rule gives where the recipe does not; warmup and cooldown are two more, as shares."""
+SHARES = {"warmup_steps": "warmup", "cooldown_steps": "cooldown"}
+"""Numbers of steps that the settings give as shares of all steps, by the setting."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, in what steps and how fast: as the settings say, else as the rules of models/text/scaling_rules.py
-    derive."""
+    """How long, in what steps and how fast."""
 
     steps: int
     batch: int
-    learning_rate: float
-    warmup_steps: int
-    cooldown_steps: int
-    weight_decay: float
+    """Windows an update."""
+    optimisation: Optimisation
 
 
 def schedule(
@@ -38,15 +37,19 @@ def schedule(
     rules = _rules_for(settings, model, settings.batch)
     if rules.batch % settings.accumulate:  # batch was not given, and the rules know of no pieces
         rules = _rules_for(settings, model, -(-rules.batch // settings.accumulate) * settings.accumulate)
-    shares = {"warmup_steps": settings.warmup, "cooldown_steps": settings.cooldown}
-    asked: dict[str, Any] = {name: round(rules.steps * share) for name, share in shares.items() if share is not None}
-    asked |= {name: value for name in BY_RULE if (value := getattr(settings, name)) is not None}
+    asked: dict[str, Any] = {name: getattr(settings, name) for name in ("learning_rate", "weight_decay")}
+    for name, share in SHARES.items():
+        asked[name] = None if (part := getattr(settings, share)) is None else round(rules.steps * part)
     if goes_on:
         asked["warmup_steps"] = 0
+    given = {name: value for name, value in asked.items() if value is not None}
+    known = given | {name: value for name in ("tokens", "batch") if (value := getattr(settings, name)) is not None}
     for name, why in rules.because.items():
-        if name != "steps" and name not in asked:
-            log.info(f"{name.replace('_', ' ')} {getattr(rules, name):,}: {why}")
-    return Schedule(**{field.name: asked.get(field.name, getattr(rules, field.name)) for field in fields(Schedule)})
+        if name != "steps" and name not in known:
+            value = getattr(rules if hasattr(rules, name) else rules.optimisation, name)
+            log.info(f"{name.replace('_', ' ')} {value:,}: {why}")
+    chosen = {"algorithm": settings.algorithm, "spike_deviations": settings.spike_deviations}
+    return Schedule(rules.steps, rules.batch, rules.optimisation.model_copy(update=given | chosen))
 
 
 def derived_settings(settings: PretrainSettings, model: ModelConfig | ForeignConfig, goes_on: bool) -> list[str]:
@@ -62,8 +65,15 @@ def derived_settings(settings: PretrainSettings, model: ModelConfig | ForeignCon
 
 
 def _rules_for(settings: PretrainSettings, model: ModelConfig | ForeignConfig, batch: int | None) -> Derived:
-    if isinstance(model, ModelConfig):
-        return derived(model, settings.tokens, batch)
+    return RULES.get(model.family, _without_laws)(settings, model, batch)
+
+
+def _by_laws(settings: PretrainSettings, model: ModelConfig, batch: int | None) -> Derived:
+    return derived(model, settings.tokens, batch)
+
+
+def _without_laws(settings: PretrainSettings, model: ModelConfig | ForeignConfig, batch: int | None) -> Derived:
+    """What can be said without a law of the model's size."""
     if settings.tokens is None or settings.learning_rate is None or batch is None:
         raise UserError(
             f"The rules that derive tokens, batch and learning_rate do not know a {model.architecture}: give all three."
@@ -73,13 +83,19 @@ def _rules_for(settings: PretrainSettings, model: ModelConfig | ForeignConfig, b
         tokens=settings.tokens,
         batch=batch,
         steps=steps,
-        learning_rate=settings.learning_rate,
-        weight_decay=0.1,
-        warmup_steps=max(1, steps // 10),
-        cooldown_steps=round(COOLDOWN * steps),
+        optimisation=Optimisation(
+            learning_rate=settings.learning_rate,
+            weight_decay=0.1,
+            warmup_steps=max(1, steps // 10),
+            cooldown_steps=round(COOLDOWN * steps),
+        ),
         because={
             "weight_decay": "as GPT-3",
             "warmup_steps": "a tenth of the steps",
             "cooldown_steps": "a fifth of the steps (Hägele et al. 2024, section 4)",
         },
     )
+
+
+RULES: ByName[Callable[[PretrainSettings, Any, int | None], Derived]] = {"transformer": _by_laws}
+"""What derives a training's pace from the model's size, by family."""

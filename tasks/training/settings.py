@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+from pydantic import Field, computed_field, model_validator
 
 from models.named import ByName, one_of
-from models.spec import ALGORITHMS
+from models.settings import NotInKey, Settings
+from models.spec import ALGORITHMS, Machine, Masking
 from models.text.identify import load_config
 from models.text.scaling_rules import COOLDOWN, SIZES
 from tasks.core.errors import UserError
@@ -24,40 +25,11 @@ ATTENTION: ByName[Literal["causal", "bidirectional"]] = {"next_token": "causal",
 """What a token may see so that its objective is no copying."""
 
 
-class MaskingSettings(BaseModel):
-    """What a masked model has to guess."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    rate: float = Field(default=0.15, gt=0, lt=1)
-    """Share of a window's tokens that are predicted. 0.15 is BERT's; larger models learn more from 0.3 to 0.4 (Wettig
-    et al. 2022, "Should You Mask 15% in Masked Language Modeling?")."""
-    corruption: Literal["bert", "mask"] = "bert"
-    """What stands in their place. bert: the mask in 80 of 100, a random token in 10, itself in 10; mask: always the
-    mask."""
-
-
-class MachineSettings(BaseModel):
-    """By what it is computed; what is `auto` is chosen by a short probe, which the log explains."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Of the arithmetic; weights are float32 always."""
-    compile: bool | Literal["auto"] = "auto"
-    """Whether the model is compiled; auto = where the run is long enough to pay for it."""
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """How several devices share the work: each holds the model (ddp) or a part of it (fsdp)."""
-    devices: int | None = Field(default=None, gt=0, le=1024, exclude=True)
-    """None = all GPUs of the machine, or one process on the CPU. Not part of the key: the windows of a step are the
-    same for any number."""
-
-
-class PretrainSettings(BaseModel):
+class PretrainSettings(Settings):
     """The model, what it learns, and how long and how fast. What is None is derived from size and budget by published
     rules (models/text/scaling_rules.py), and the log says so."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    size: Annotated[str, one_of(SIZES)] | None = Field(default=None, exclude=True)
+    size: NotInKey[Annotated[str, one_of(SIZES)] | None] = None
     """A standard name (models/text/scaling_rules.py) for the five numbers below, each of which may still be given; what
     enters the key are they."""
     layers: int = Field(default=4, gt=0, le=1024)
@@ -72,17 +44,17 @@ class PretrainSettings(BaseModel):
     """Tokens a window."""
     tied: bool = True
     """Whether the embedding is also the output layer."""
-    start: LocalPath | None = Field(default=None, exclude=True)
+    start: NotInKey[LocalPath | None] = None
     """Folder of a model of Hugging Face's (for causal or masked language modelling) to go on from instead of fresh
     weights; it brings its shape and its tokenizer. What enters the key are its files' hashes."""
 
     objective: Annotated[str, one_of(ATTENTION)] = "next_token"
     """What is predicted: every token from those before it (GPT), or hidden tokens from all others (BERT)."""
-    masking: MaskingSettings = MaskingSettings()
+    masking: Masking = Masking()
     """For the masked objective."""
     document_mask: bool = False
     """Whether a token sees only its own document, where a window holds several."""
-    mixture: dict[str, float] = {}
+    mixture: dict[str, float] = Field(default={})
     """Share of each source that is named here, and of no other; empty = all documents alike."""
 
     continues: bool = True
@@ -114,12 +86,12 @@ class PretrainSettings(BaseModel):
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Of initial weights and order."""
 
-    machine: MachineSettings = MachineSettings()
+    machine: Machine = Machine()
     """By what it is computed."""
-    checkpoint_every: int | None = Field(default=None, gt=0, le=10**9, exclude=True)
+    checkpoint_every: NotInKey[int | None] = Field(default=None, gt=0, le=10**9)
     """Steps between checkpoints, that is, what a kill can cost; None = two minutes. Changes no bit, so it is not part
     of the key."""
-    milestone_every: int | None = Field(default=None, gt=0, le=10**9, exclude=True)
+    milestone_every: NotInKey[int | None] = Field(default=None, gt=0, le=10**9)
     """Checkpoints at multiples of so many steps are kept until the training ends; None = only the newest two."""
 
     @model_validator(mode="before")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tokenizers import Tokenizer
 
+from models.settings import NotInKey, Settings
 from models.spec import ForeignConfig, ModelConfig, StartingPoint
 from models.text.identify import load_config
 from tasks.core.digest import digest
@@ -20,14 +21,12 @@ TRUNK = "trunk"
 """The folder of a pre-training's output in which its trunk lies."""
 
 
-class StartingModel(BaseModel):
+class StartingModel(Settings):
     """What the model knew before its first night: nothing, or what a model from elsewhere had learnt."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    folder: Path | None = Field(default=None, exclude=True)
+    folder: NotInKey[Path | None] = None
     """Of the model from elsewhere; not part of the key, which has its files' hashes."""
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default={})
     """BLAKE3 of each, by name."""
     family: str = "transformer"
     """What kind of model it is, and with it every model that is trained from here on."""
@@ -66,7 +65,7 @@ def starting_config(
         model = load_config(folder, attention)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if isinstance(model, ForeignConfig) and model.context_length < context_length:
+    if not model.any_length and model.context_length < context_length:
         raise UserError(
             f"The model in {folder} has {model.context_length} positions, and context_length is {context_length}: "
             "shorten it."

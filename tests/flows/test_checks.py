@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from flows import checks, engine
-from flows.capacity import Machine, in_words, least_bytes, this_machine
+from flows.capacity import Capacity, in_words, least_bytes, this_machine
 from flows.checks import check, checked_recipe
 from flows.nights.ledger import Night
 from flows.recipe import recipe_of
@@ -20,7 +20,7 @@ from tasks.core.errors import UserError
 from tests.tiny import Commands
 
 GB = 10**9
-SMALL = Machine(processors=2, memory=24 * GB, gpus=(), compiles=True)
+SMALL = Capacity(processors=2, memory=24 * GB, gpus=(), compiles=True)
 
 
 @pytest.fixture(autouse=True)
@@ -324,7 +324,7 @@ def test_a_foreign_model_is_not_fine_tuned(tmp_path: Path) -> None:
 
 
 def test_what_a_machine_with_gpus_can_do_is_not_refused(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "this_machine", lambda: Machine(64, 10**12, (80 * GB,) * 8, compiles=True))
+    monkeypatch.setattr(checks, "this_machine", lambda: Capacity(64, 10**12, (80 * GB,) * 8, compiles=True))
     check(
         recipe_of(
             recipe(texts, pretrain={"size": "xl", "machine": {"strategy": "fsdp", "devices": 8, "compile": True}})
@@ -335,7 +335,7 @@ def test_what_a_machine_with_gpus_can_do_is_not_refused(texts: Path, monkeypatch
 
 
 def test_compiling_without_a_compiler_is_refused(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "this_machine", lambda: Machine(2, 24 * GB, (), compiles=False))
+    monkeypatch.setattr(checks, "this_machine", lambda: Capacity(2, 24 * GB, (), compiles=False))
     assert "has no C++ compiler: install g++" in refusal(recipe(texts, pretrain={"machine": {"compile": True}}))
 
 

@@ -86,7 +86,7 @@ def recipes(folder: Path) -> dict[str, dict[str, Any]]:
             **corpus,
             "tokenizer": {"heldout": 0.3},
             "pretrain": {
-                "start": str(_foreign(folder / "gpt2")),
+                "start": str(foreign_model(folder / "gpt2")),
                 "context_length": 32,
                 "batch": 4,
                 "tokens": 4 * 32 * 4,
@@ -134,11 +134,13 @@ def _write_texts(folder: Path) -> None:
     (folder / "note.txt").write_text(rows[3]["body"])
 
 
-def _foreign(folder: Path) -> Path:
+def foreign_model(folder: Path, positions: int = 64) -> Path:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(vocab_size=512, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(
+        vocab_size=512, n_positions=positions, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
     torch.manual_seed(0)
     GPT2LMHeadModel(config).save_pretrained(folder)
     learn("bpe", 300, lambda: iter([["some text to learn from"]])).save(str(folder / "tokenizer.json"))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from models.learn.optimizers import learning_rate, optimizer_for
-from models.objectives import next_token_loss
-from models.order.loader import Batch
+from models.objectives import next_token
+from models.order.batch import Batch
 from models.order.order import Order
 from models.spec import Optimisation
 from models.text.scaling_rules import standard_model
@@ -32,7 +32,7 @@ def main(folder: str, described: str) -> None:
         return corpus.windows([int(item) * corpus.context for item in items])
 
     def loss(tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        return next_token_loss(model, Batch(tokens_BT, targets_BT, torch.full((len(tokens_BT),), corpus.context)))
+        return next_token.loss(model, Batch(tokens_BT, targets_BT, torch.full((len(tokens_BT),), corpus.context)))
 
     def rate(step: int) -> float:
         return learning_rate(step, settings["steps"], optimisation)

@@ -18,8 +18,8 @@ import torch
 
 from models.learn.optimizers import optimizer_for
 from models.machine.hardware import keep_large_blocks
-from models.objectives import loss_for
-from models.order.loader import Batch
+from models.objectives.losses import loss_for
+from models.order.batch import Batch
 from models.spec import FitSpec
 from models.text.transformer import fresh
 

@@ -10,10 +10,10 @@ import yaml
 from safetensors.numpy import load_file
 
 from flows.nights.trunk import find_trunk
-from flows.plan import PROMISED, Plan, make_plan
+from flows.plan import Plan, make_plan
 from tasks.core.run import StageOutcome
 from tasks.core.stage import StageCall, context
-from tasks.core.store import Artifact, Reference, Store, write_run_record
+from tasks.core.store import Artifact, Promise, Reference, Store, write_run_record
 from tasks.training.pretrain import pretrain
 from tasks.training.settings import PretrainSettings
 from tests.plain import PlainRun
@@ -123,8 +123,8 @@ def test_the_plan_says_from_which_night_it_goes_on(past: Past) -> None:
     plan = Plan(past.store)
     token = context.set(plan)
     previous = past.leaves("a")
-    promised = (*past.partitions("a"), Artifact("tokenize", PROMISED, Path(PROMISED)))
-    pretrain.run(promised, Artifact("tokenizer", PROMISED, Path(PROMISED)), previous, SETTINGS)
+    promised = (*past.partitions("a"), Promise.of_stage("tokenize", {}))
+    pretrain.run(promised, Promise.of_stage("tokenizer", {}), previous, SETTINGS)
     context.reset(token)
     (step,) = plan.steps
     assert (step.action, step.why) == ("run", ["goes on from the trunk of night night-a"])

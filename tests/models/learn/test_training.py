@@ -17,8 +17,9 @@ from torch import Tensor, nn
 import models.fit
 from models.fit import fit
 from models.learn.checkpoint import checkpoint_at, find_damage, read_state
-from models.objectives import loss_for
-from models.order.loader import Batch, Steps
+from models.objectives.losses import loss_for
+from models.order.batch import Batch
+from models.order.loader import Steps
 from models.spec import FitSpec, Machine, StartingPoint
 from models.text.model_folder import load_model
 from tests.models.shards import file_bytes, stream_spec

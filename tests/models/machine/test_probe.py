@@ -13,7 +13,7 @@ from models.learn.initial_weights import initial_model
 from models.machine import hardware, probe
 from models.machine.compiling import compiled_loss
 from models.machine.probe import Choice, choose, estimated_s
-from models.objectives import loss_for
+from models.objectives.losses import loss_for
 from models.order.loader import Steps
 from models.spec import FitSpec, Machine
 from tests.models.shards import TINY, examples_spec, stream_spec

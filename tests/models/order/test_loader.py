@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.order.loader import Batch, Examples, Steps
+from models.order.batch import Batch
+from models.order.examples import Examples
+from models.order.loader import Steps
 from models.order.windows import Windows
 from models.spec import FitSpec, MaskedToken, Source, TokenStream
 from tests.models.shards import counting_documents, examples_spec, stream_spec
@@ -146,7 +148,7 @@ def test_a_mask_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
     spec = stream_spec(tmp_path)
     data = spec.data.model_copy(update={"objective": MaskedToken(mask_token=64)})
     with pytest.raises(ValueError, match=r"mask_token \(64\) is no token of a vocabulary of 64"):
-        Steps(spec.model_copy(update={"data": data}))
+        FitSpec.model_validate({**dict(spec), "data": data})
 
 
 def test_examples_are_padded_to_the_longest_and_cut_to_the_context(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from models.fit import fit
 from models.learn.initial_weights import initial_model
-from models.objectives import loss_for
-from models.order.loader import Batch
-from models.predict import document_bits, masked_bits
+from models.objectives.losses import loss_for
+from models.objectives.masked_token import masked_bits
+from models.objectives.next_token import document_bits
+from models.order.batch import Batch
 from models.spec import FitSpec, ForeignConfig, MaskedToken, ModelConfig, StartingPoint
 from models.text.foreign import Foreign, empty_foreign, load_foreign
 from models.text.generate import continue_tokens

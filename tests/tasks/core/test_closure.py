@@ -200,7 +200,7 @@ def test_a_family_an_objective_an_optimizer_and_a_format_that_join_move_no_key()
     assert moved_by(models__text__model_folder=('"foreign": load_foreign}', joined), models__resnet=dummy) == set()
     assert (
         moved_by(
-            models__objectives=(
+            models__objectives__losses=(
                 '    "next_token": next',
                 '    "pixels": "models.resnet:load",\n    "next_token": next',
             ),

@@ -6,14 +6,14 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from models.spec import MaskedToken, ModelConfig
+from models.spec import MaskedToken, ModelConfig, Optimisation
 from models.text.model_folder import load_model
 from models.text.scaling_rules import SIZES, derived
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact
 from tasks.training.pretrain import fresh_shape, mean_last_loss, objective_of, order_seed, pretrain, shape, weights_in
-from tasks.training.schedule import foretell, schedule
+from tasks.training.schedule import Schedule, derived_settings, schedule
 from tasks.training.settings import PretrainSettings
 from tests.tasks.conftest import HeardLog, Small
 
@@ -60,14 +60,14 @@ def test_the_counted_weights_are_the_models(model: Artifact) -> None:
 
 def test_what_changes_no_bit_is_no_part_of_the_key() -> None:
     settings = PretrainSettings(checkpoint_every=3, milestone_every=9, machine={"devices": 2})
-    assert settings.model_dump() == PretrainSettings().model_dump()
+    assert settings.for_key() == PretrainSettings().for_key()
 
 
 def test_a_size_is_short_for_its_numbers_and_enters_the_key_as_these() -> None:
     named = PretrainSettings(size="small")
     assert (named.layers, named.width, named.heads, named.kv_heads, named.context_length) == (4, 512, 8, 4, 512)
     spelled = PretrainSettings(layers=4, width=512, heads=8, kv_heads=4, context_length=512)
-    assert named.model_dump() == spelled.model_dump()
+    assert named.for_key() == spelled.for_key()
     assert PretrainSettings(size="small", layers=7).layers == 7
     assert [PretrainSettings.model_validate({"size": name}).width for name in SIZES] == [
         size.width for size in SIZES.values()
@@ -79,8 +79,9 @@ def test_what_the_settings_leave_out_is_derived_and_the_log_says_from_what() -> 
     log = HeardLog()
     found = schedule(PretrainSettings(tokens=100_000, warmup=0.5), MODEL, log)
     rules = derived(MODEL, 100_000)
-    assert (found.batch, found.learning_rate, found.steps) == (rules.batch, rules.learning_rate, rules.steps)
-    assert found.warmup_steps == round(rules.steps / 2)
+    assert (found.batch, found.steps) == (rules.batch, rules.steps)
+    assert found.optimisation.learning_rate == rules.optimisation.learning_rate
+    assert found.optimisation.warmup_steps == round(rules.steps / 2)
     assert [line.partition(":")[0].rpartition(" ")[0] for line in log.lines] == [
         "batch",
         "learning rate",
@@ -93,23 +94,17 @@ def test_a_training_that_goes_on_is_warm_already_and_what_is_foretold_is_what_th
     for goes_on in (False, True):
         log = HeardLog()
         found = schedule(PretrainSettings(tokens=100_000), MODEL, log, goes_on)
-        assert (found.warmup_steps == 0) == goes_on
+        assert (found.optimisation.warmup_steps == 0) == goes_on
         assert any("warmup" in line for line in log.lines) != goes_on
-        assert foretell(PretrainSettings(tokens=100_000), MODEL, goes_on) == log.lines
+        assert derived_settings(PretrainSettings(tokens=100_000), MODEL, goes_on) == log.lines
 
 
 def test_what_the_settings_say_is_kept() -> None:
     log = HeardLog()
     asked = PretrainSettings(tokens=1 << 15, batch=4, learning_rate=0.5, weight_decay=0.0, warmup=0.0, cooldown=1.0)
     found = schedule(asked, MODEL, log)
-    assert vars(found) == {
-        "steps": 256,
-        "batch": 4,
-        "learning_rate": 0.5,
-        "weight_decay": 0.0,
-        "warmup_steps": 0,
-        "cooldown_steps": 256,
-    }
+    wanted = Optimisation(learning_rate=0.5, weight_decay=0.0, warmup_steps=0, cooldown_steps=256)
+    assert found == Schedule(steps=256, batch=4, optimisation=wanted)
     assert log.lines == []
 
 

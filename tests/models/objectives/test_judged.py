@@ -7,9 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import predict as score
-from models.order.loader import Examples
-from models.predict import document_bits, masked_bits, predicted_classes
+from models.objectives import surprise
+from models.objectives.classification import predicted_classes
+from models.objectives.masked_token import masked_bits
+from models.objectives.next_token import document_bits
+from models.order.examples import Examples
 from models.text.generate import continue_tokens
 from models.text.transformer import fresh
 from tests.models.shards import TINY, VOCABULARY, examples_spec
@@ -37,7 +39,7 @@ def test_few_logits_at_a_time_and_bf16_products_change_no_more_than_rounding(mon
     bits, (hidden, _) = document_bits(model, documents, first=0), masked_bits(masked, documents, mask_token=2)
     np.testing.assert_allclose(document_bits(model, documents, first=0, precision="bf16"), bits, rtol=0.01)
     np.testing.assert_allclose(masked_bits(masked, documents, 2, precision="bf16")[0], hidden, rtol=0.01)
-    monkeypatch.setattr(score, "_LOGITS", 3 * VOCABULARY)
+    monkeypatch.setattr(surprise, "_LOGITS", 3 * VOCABULARY)
     np.testing.assert_allclose(document_bits(model, documents, first=0), bits, rtol=1e-5)
     np.testing.assert_allclose(masked_bits(masked, documents, mask_token=2)[0], hidden, rtol=1e-5)
 

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.objectives import at_positions, classification_loss, loss_for, masked_token_loss, next_token_loss
-from models.order.loader import Batch
+from models.objectives import classification, masked_token, next_token
+from models.objectives.losses import loss_for
+from models.objectives.masked_token import at_positions
+from models.order.batch import Batch
 from models.spec import FitSpec, MaskedToken, ModelConfig
 from models.text.transformer import Transformer, fresh
 from tests.models.shards import TINY, VOCABULARY, examples_spec, stream_spec
@@ -52,14 +54,14 @@ def test_only_hidden_tokens_are_predicted(document_mask: bool) -> None:
     everywhere = torch.full((4, 16), -100).scatter(1, batch.picked_BK, batch.targets)
     logits_BTV = model.logits(model(batch.tokens_BT, batch.documents_BT))
     expected = F.cross_entropy(logits_BTV.flatten(0, 1), everywhere.flatten(), ignore_index=-100)
-    torch.testing.assert_close(masked_token_loss(model, batch), expected)
+    torch.testing.assert_close(masked_token.loss(model, batch), expected)
 
 
 def test_the_loss_is_float32_even_where_the_logits_are_not() -> None:
     model = fresh(TINY, 0)
     batch = a_batch(TINY, document_mask=False)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = next_token_loss(model, batch)
+        loss = next_token.loss(model, batch)
         logits_BTV = model.logits(model(batch.tokens_BT))
     assert logits_BTV.dtype == torch.bfloat16 and loss.dtype == torch.float32
     assert torch.equal(loss, F.cross_entropy(logits_BTV.float().flatten(0, 1), batch.targets.flatten()))
@@ -71,7 +73,7 @@ def test_the_loss_is_float32_even_where_the_logits_are_not() -> None:
 def test_model_and_loss_compile_to_one_graph_for_all_steps(
     config: ModelConfig, document_mask: bool, precision: str
 ) -> None:
-    loss = next_token_loss if config.attention == "causal" else masked_token_loss
+    loss = next_token.loss if config.attention == "causal" else masked_token.loss
     graphs = 0
 
     def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
@@ -99,15 +101,15 @@ def test_padding_changes_no_classification(attention: str) -> None:
     tokens_BT, targets_B, lengths_B = random_tokens(T=7), torch.tensor([0, 1, 2, 0]), torch.full((4,), 7)
     padded_BT = torch.cat((tokens_BT, torch.zeros(4, 5, dtype=torch.int64)), dim=1)
     torch.testing.assert_close(
-        classification_loss(model, Batch(padded_BT, targets_B, lengths_B)),
-        classification_loss(model, Batch(tokens_BT, targets_B, lengths_B)),
+        classification.loss(model, Batch(padded_BT, targets_B, lengths_B)),
+        classification.loss(model, Batch(tokens_BT, targets_B, lengths_B)),
     )
 
 
 def test_each_objective_has_its_loss(tmp_path: Path) -> None:
-    assert loss_for(stream_spec(tmp_path)) is next_token_loss
-    assert loss_for(masked_spec(tmp_path)) is masked_token_loss
-    assert loss_for(examples_spec(tmp_path)) is classification_loss
+    assert loss_for(stream_spec(tmp_path)) is next_token.loss
+    assert loss_for(masked_spec(tmp_path)) is masked_token.loss
+    assert loss_for(examples_spec(tmp_path)) is classification.loss
 
 
 def test_a_model_learns_to_predict_only_what_it_does_not_see(tmp_path: Path) -> None:
