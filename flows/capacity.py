@@ -19,9 +19,9 @@ from models.spec import ForeignConfig, ModelConfig
 from models.text.scaling_rules import all_weights
 
 BYTES_A_WEIGHT = 12
-"""Of float32: the weight, its gradient, and at least one number that the optimizer remembers."""
+"""In float32: the weight, its gradient, and at least one number that the optimizer remembers."""
 BYTES_AN_ACTIVATION = 2
-"""Of bf16, the smallest that is computed with."""
+"""In bf16, the smallest type that is computed with."""
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 

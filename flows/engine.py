@@ -30,7 +30,8 @@ class Engine(Settings):
     kind: Literal["local", "dask", "ray"] = "local"
     """Threads of this process, a Dask cluster or a Ray cluster."""
     address: str | None = Field(default=None, min_length=1, max_length=1000)
-    """Of a running cluster (tcp://scheduler:8786, ray://head:10001); None: a cluster of this machine, for the night."""
+    """The address of a running cluster (tcp://scheduler:8786, ray://head:10001); None: one of this machine, for the
+    night."""
     workers: int | None = Field(default=None, ge=1, le=4096)
     """Threads, or processes of a cluster of this machine; None: one for each core. Not for a running cluster."""
 

@@ -198,7 +198,7 @@ class TokenStream(Settings):
     sources: tuple[Source, ...] = Field(min_length=1)
     """What is mixed; one source is simply read."""
     digest: str
-    """Of the snapshot; a checkpoint of another one is refused."""
+    """The snapshot's digest; a checkpoint of another one is refused."""
     objective: Annotated[Objective, chosen_by("kind", OBJECTIVES, "next_token")] = NextToken()
     """What is predicted."""
     document_mask: bool = False
@@ -217,7 +217,7 @@ class LabelledExamples(Settings):
     test: NotInKey[Path]
     """Arrow IPC file of the same columns and `doc_id`; predicted once at the end."""
     digest: str
-    """Of the examples; a checkpoint of others is refused."""
+    """The examples' digest; a checkpoint of others is refused."""
 
 
 class Optimisation(Settings):
@@ -250,7 +250,7 @@ class StartingPoint(Settings):
     folder: NotInKey[Path]
     """With config.json and model.safetensors (ours, or any of Hugging Face's); for a trunk, a checkpoint folder."""
     digest: str
-    """Of its artifact or files; the folder may move."""
+    """The digest of its artifact or files; the folder may move."""
     trunk: bool = False
     """Whether the optimizer goes on as well: the folder is the trunk's last checkpoint."""
 
@@ -259,7 +259,7 @@ class Machine(Settings):
     """By what the training is computed; what is `auto` is chosen once, at its first start, and kept by every resume."""
 
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Of the arithmetic; weights and optimizer are float32 always. auto = by a short probe."""
+    """The type of the arithmetic; weights and optimizer are float32 always. auto = by a short probe."""
     compile: bool | Literal["auto"] = "auto"
     """Whether the model is compiled; auto = where the run is long enough to pay for it."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
@@ -284,7 +284,7 @@ class FitSpec(Settings):
     """Pieces of the batch that are computed one after the other before the weights move: less memory, same update but
     for rounding."""
     seed: int = Field(ge=0, lt=1 << 63)
-    """Of the initial weights and of the order of samples."""
+    """The number from which initial weights and the order of samples follow."""
     start: StartingPoint | None = None
     """The model to start from; None = fresh weights. A head that it lacks is fresh."""
     weights: Literal["all", "head"] = "all"

@@ -78,6 +78,12 @@ def test_every_file_says_what_it_is_for() -> None:
         assert ast.get_docstring(ast.parse(path.read_bytes())), name
 
 
+def test_a_docstring_is_a_sentence_and_no_fragment() -> None:
+    """It does not begin with "Of", which says whose something is before it says what."""
+    fragments = [str(path) for path in files().values() if '"""Of ' in path.read_text()]
+    assert fragments == []
+
+
 def test_nothing_else_joins_the_top_level() -> None:
     """The names that the user asked for, dotfiles, a licence and what tools write."""
     wanted = {"flows", "tasks", "models", "tests", "deployments", "pyproject.toml", "README.md", "LICENSE", "uv.lock"}

@@ -54,7 +54,7 @@ class State:
     trunk_steps: int = 0
     """Steps of the trunk that this training went on from."""
     guard: dict[str, Any] | None = None
-    """Of the spike guard."""
+    """The memory of the spike guard."""
     incidents: list[Incident] = field(default_factory=list)
     """All so far."""
     rollbacks: int = 0
@@ -63,7 +63,7 @@ class State:
     """Whether the schedule of saving asked for it, and no stop or rollback: what a rollback may go back to, so that a
     stop in between does not change where that is."""
     digest: str = ""
-    """Of the data."""
+    """The digest of the data."""
     world: int = 1
     """Processes that trained."""
 
@@ -296,7 +296,7 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def _random_tensors() -> dict[str, Tensor]:
-    """Of torch, of each GPU, of numpy and of Python: whatever a model or a data set may draw from."""
+    """The random states of torch, of each GPU, of numpy and of Python: whatever a model or a data set may draw from."""
     _, words, _ = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)

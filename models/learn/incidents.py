@@ -24,10 +24,10 @@ class Incident:
     last_step: int
     """Where it was noticed."""
     first_position: int
-    """Of the windows that moved nothing, in the order of the training, counted from 0."""
+    """The position of the first window that moved nothing, in the order of the training, counted from 0."""
     last_position: int
     loss: float | None
-    """Of the last step; None = not a number."""
+    """The loss of the last step; None = not a number."""
     grad_norm: float | None
     reason: str
 
@@ -63,7 +63,7 @@ class Incident:
 
 
 def read_incidents(folder: Path) -> list[Incident]:
-    """Of a trained model, in the order of the steps; a model from elsewhere has none."""
+    """The incidents of a trained model, in the order of the steps; a model from elsewhere has none."""
     file = folder / FILE
     return [Incident(**facts) for facts in json.loads(file.read_bytes())] if file.exists() else []
 

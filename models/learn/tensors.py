@@ -35,7 +35,7 @@ class TensorPart:
     begin: int
     rows: int
     shape: tuple[int, ...]
-    """Of the whole."""
+    """The shape of the whole tensor."""
 
 
 def write_tensors(folder: Path, kind: str, tensors: dict[str, Tensor], ranks: Ranks, own: bool = False) -> None:
@@ -99,7 +99,7 @@ class Tensors:
 
     @property
     def names(self) -> Sequence[str]:
-        """Of all tensors, in the order of the files."""
+        """The names of all tensors, in the order of the files."""
         return tuple(self._parts)
 
     def read(self, name: str) -> Tensor:

@@ -39,7 +39,7 @@ from models.spec import FitSpec, TokenStream
 SHORT_S = 30.0
 """A training shorter than this by arithmetic is neither timed nor compiled."""
 SHARE = 0.02
-"""Of a training's time, what timing may take."""
+"""The share of a training's time that timing may take."""
 _MOST_S = 2.0
 _CLEARLY_SLOWER = 1.2
 _LOST = 4.0  # where one product takes so many times as long, no step will be quicker
@@ -217,7 +217,7 @@ def _fastest_s(once: Callable[[], Any], where: torch.device, budget_s: float) ->
 
 
 def _key(spec: FitSpec, processes: int) -> str:
-    """Of all that a step's time depends on, and of nothing else: data, rates and lengths are another day's."""
+    """A hash of all that a step's time depends on, and of nothing else: data, rates and lengths are another day's."""
     assert isinstance(spec.data, TokenStream)
     facts = {
         "model": spec.model.model_dump(),

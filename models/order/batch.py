@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     picked_BK: Tensor | None = None
     """Where the hidden tokens stand, ascending; only for masked tokens."""
     documents_BT: Tensor | None = None
-    """Of each token, the number of its document within the window, from 0; only with a document mask."""
+    """The number of each token's document within the window, from 0; only with a document mask."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Drawn:
     tokens: NDArray[np.int64]
     """True ids, shape (B, T + 1): the last one is only ever a target."""
     positions_B: NDArray[np.uint64]
-    """Of the windows in the training."""
+    """The windows' positions in the training."""
     documents: Callable[[], NDArray[np.int64]]
     """Reads of each token the number of its document within the window, from 0, shape (B, T + 1)."""
 

@@ -94,7 +94,7 @@ class Mixture:
         self.slots = quotas(weights)
         """Slots of each source in the cycle."""
         self.orders = [Order(size, derived_seed(seed, number)) for number, size in enumerate(sizes)]
-        """Of each source alone; the first has the seed itself, so that one source is simply its order."""
+        """The order of each source; the first has the seed itself, so that one source is simply its order."""
         assert len(self.slots) == len(self.orders)
         self.n = sum(sizes)
         """Samples of all sources together."""
@@ -106,7 +106,7 @@ class Mixture:
 
     @cached_property
     def _places(self) -> list[NDArray[np.int64]]:
-        """Of each source, its slots in the cycle, ascending."""
+        """The slots of each source in the cycle, ascending."""
         return [np.flatnonzero(self._turns == source) for source in range(len(self.slots))]
 
     def items(self, start: int, count: int) -> tuple[NDArray[np.int64], Indices]:

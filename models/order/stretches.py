@@ -40,7 +40,7 @@ class Runs(NamedTuple):
     """Shape (5, runs): number of the shard; documents; bytes of the file at which their list offsets begin, and their
     tokens; tokens of the stream up to the run's end."""
     dtype: np.dtype[np.integer]
-    """Of a token."""
+    """The type of a token."""
 
 
 def runs_of(shards: Sequence[Path], only: str | None, index: Path | None) -> Runs:
@@ -92,7 +92,7 @@ def find_runs(shards: Sequence[Path], only: str | None) -> Runs:
 
 
 def _key(shards: Sequence[Path], only: str | None) -> str:
-    """Of the files as they are: changed when one of them is."""
+    """A hash of the files as they are: changed when one of them is."""
     digest = hashlib.sha256(repr(only).encode())
     for shard in shards:
         found = os.stat(shard)

@@ -23,7 +23,7 @@ class Outcome:
     kind: Literal["finished", "stopped", "failed"]
     """stopped: on request, and saved."""
     rank: int
-    """Of the process that tells it."""
+    """The rank of the process that tells it."""
     sentence: str = ""
     """Why it failed."""
 

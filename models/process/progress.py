@@ -28,7 +28,7 @@ class Report:
     grad_norm: float
     """Before clipping."""
     tokens_per_second: float
-    """Of this step, over all processes, padding included."""
+    """The speed of this step, over all processes, padding included."""
     time: int
     """Milliseconds since 1970."""
     skipped: bool = False
@@ -46,7 +46,7 @@ class Progress(Protocol):
 
 
 class NoProgress:
-    """Of the processes that leave reporting to the first of their group."""
+    """The record of processes that leave reporting to the first of their group."""
 
     def __init__(self, last_step: int) -> None:
         self.last_step = last_step

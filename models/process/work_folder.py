@@ -31,7 +31,7 @@ class Bits:
     precision: Arithmetic
     compiled: bool
     threads: int
-    """Of each process."""
+    """Threads of each process."""
     world: int
     """Processes that add up their gradients. Not kept: a resume with another number is the same training but for
     rounding."""

@@ -17,8 +17,8 @@ from models.named import ByName
 from models.spec import ModelConfig, Optimisation
 
 HIGHEST_RATE = 2.0**-7
-"""Of what is derived: for a small model of many tokens the law goes on to rates at which it would diverge (2 layers of
-width 128 and 10^9 tokens: 0.1)."""
+"""The largest rate that is derived: for a small model of many tokens the law goes on to rates at which it would diverge
+(2 layers of width 128 and 10^9 tokens: 0.1)."""
 
 
 COOLDOWN = 0.2

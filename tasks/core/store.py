@@ -94,7 +94,7 @@ class Waiver(BaseModel):
     made_for: str
     """The key for which it was made."""
     differences: tuple[str, ...]
-    """Of `WAIVABLE`, the fields in which the two differ."""
+    """The fields of `WAIVABLE` in which the two differ."""
 
 
 class KeyRecord(BaseModel):
@@ -147,7 +147,7 @@ class Promise(Artifact):
     """An output that does not exist yet: what a plan hands on to the stages after it."""
 
     foretold: dict[str, int | float]
-    """Of its metrics those that are known before the stage runs."""
+    """Those of its metrics that are known before the stage runs."""
 
     @classmethod
     def of_stage(cls, stage: str, foretold: dict[str, int | float]) -> "Promise":

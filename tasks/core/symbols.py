@@ -37,7 +37,7 @@ class Symbol:
 
     def __init__(self, package: str) -> None:
         self.entries: dict[str, Symbol] = {}
-        """Of a table by name (`TABLE: ByName[...] = {...}`); they are no part of the digest."""
+        """The entries of a table by name (`TABLE: ByName[...] = {...}`); they are no part of the digest."""
         self.registers = False
         """Whether it is a class that hears of its subclasses (`__init_subclass__`)."""
         self._package = package

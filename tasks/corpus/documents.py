@@ -19,7 +19,7 @@ from tasks.core.store import Artifact
 BATCH_BYTES = 32_000_000
 ROWS_HELD = 1000
 COMPRESSION = "zstd"
-"""Of every Parquet file that a stage leaves."""
+"""How every Parquet file is compressed that a stage leaves."""
 
 SCHEMA = pa.schema([("doc_id", pa.string()), ("text", pa.large_string()), ("source", pa.string())])
 VERDICTS = pa.schema([(name, pa.string()) for name in ("doc_id", "stage", "verdict", "reason", "evidence")])

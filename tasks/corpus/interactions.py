@@ -65,7 +65,7 @@ class InteractionsInventory(Settings):
     """What the sources had when the run began; part of the stage's key, so what is unchanged is not read again."""
 
     files: tuple[tuple[ListedFile, ...], ...]
-    """Of each source of the settings, in their order."""
+    """A list for each source of the settings, in their order."""
 
 
 def take_interactions_inventory(settings: InteractionsSettings) -> InteractionsInventory:

@@ -64,7 +64,7 @@ class TokenizerSettings(Settings):
 
 
 def foretell(documents: Artifact, settings: TokenizerSettings) -> Forecast:
-    """Of a tokenizer that is learnt the size is known before."""
+    """The size of a tokenizer that is learnt is known before."""
     return Forecast(metrics={"vocabulary": settings.vocabulary} if settings.path is None else {})
 
 
@@ -95,7 +95,7 @@ def tokenizer(documents: Artifact, settings: TokenizerSettings, out: Path, log: 
 
 
 def _write_config(out: Path, made: Tokenizer, config: dict[str, Any]) -> None:
-    """Of the class that takes tokenizer.json as it stands: others build their own pipeline around its vocabulary."""
+    """Write a config whose class takes tokenizer.json as it stands: others build a pipeline of their own around it."""
     content = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_prefix_space": False,

@@ -19,8 +19,8 @@ NOTES = ("[edit]", "[citation needed]")
 """Cut together with brackets around nothing but ASCII digits, or nothing at all."""
 
 FINDINGS = ("sentences", "placeholders", "curly_brackets")
-"""Of each text: sentences in the lines that stay; lines with "lorem ipsum", with "{", among those that no rule
-before these in the order has removed."""
+"""Columns, for each text: sentences in the lines that stay; lines with "lorem ipsum", with "{", among those that no
+rule before these in the order has removed."""
 
 
 def _table(phrases: tuple[str, ...]) -> NDArray[np.uint8]:

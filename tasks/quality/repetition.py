@@ -24,15 +24,16 @@ REPETITIONS = (
     *(f"top_{size}" for size in TOP_SIZES),
     *(f"duplicate_{size}" for size in DUPLICATE_SIZES),
 )
-"""Of each text: lines that repeat an earlier line of it, and their characters; paragraphs, those that repeat an earlier
-one (line by line), and the characters of their lines; for each size of n-grams the characters in all occurrences of the
-most frequent one, its words joined by spaces, the longest if several are (0 if none occurs twice); for each size the
-characters in words of n-grams seen before, reading from the start and going on behind an n-gram that was."""
+"""Columns, for each text: lines that repeat an earlier line of it, and their characters; paragraphs, those that repeat
+an earlier one (line by line), and the characters of their lines; for each size of n-grams the characters in all
+occurrences of the most frequent one, its words joined by spaces, the longest if several are (0 if none occurs twice);
+for each size the characters in words of n-grams seen before, reading from the start and going on behind an n-gram that
+was."""
 LINE_AT, LINE_CHARACTERS_AT, PARAGRAPHS_AT, PARAGRAPH_AT, PARAGRAPH_CHARACTERS_AT, GRAMS_AT = range(6)
 
 REMAINS = ("left_lines", "left_terminal", "left_short", "left_repeated", "left_characters", "left_words")
-"""Of each text's chosen lines: how many; those that end in terminal punctuation; short ones; characters in those that
-repeat an earlier one; characters; words."""
+"""Columns, for each text's chosen lines: how many; those that end in terminal punctuation; short ones; characters in
+those that repeat an earlier one; characters; words."""
 
 
 def measure_repetition(scan: Scan) -> NDArray[np.int64]:

@@ -39,15 +39,15 @@ COUNTS = (
     "bullets",
     "cut",
 )
-"""Of each text: characters; line feeds; words; characters in words; words with a letter; different stop words (a word
-whose letters, in one run and in lower case, are one of STOP_WORDS); hash signs; ellipses ("..." or "…"); lines; lines
-that start with a bullet (•, ‣, *, -); lines that end in an ellipsis."""
+"""Columns, for each text: characters; line feeds; words; characters in words; words with a letter; different stop words
+(a word whose letters, in one run and in lower case, are one of STOP_WORDS); hash signs; ellipses ("..." or "…"); lines;
+lines that start with a bullet (•, ‣, *, -); lines that end in an ellipsis."""
 CHARACTERS, NEWLINES, WORDS, LETTERS, ALPHABETIC, STOPS, HASHES, ELLIPSES, LINES, BULLETS, CUT = range(len(COUNTS))
 
 LINE_COLUMNS = 8
 BEGIN, END, LENGTH, LINE_WORDS, LONGEST, SENTENCES, TERMINAL, OPENS = range(LINE_COLUMNS)
-"""Of each line: its bytes from BEGIN to END; characters; words; characters of its longest word; sentences; whether it
-ends in terminal punctuation; whether it opens a paragraph."""
+"""Columns, for each line: its bytes from BEGIN to END; characters; words; characters of its longest word; sentences;
+whether it ends in terminal punctuation; whether it opens a paragraph."""
 
 SPACE, LETTER, STOP, CLOSING = 1, 2, 4, 8
 CODE_POINTS = 0x40000  # no letter, white space or terminal punctuation stands beyond

@@ -80,7 +80,7 @@ class NightOfText:
     decontaminated: Artifact | None
     tokenizer: Artifact
     tokens: Snapshot
-    """Of all nights."""
+    """The shards of all nights."""
     model: Artifact
     evaluation: Artifact
     export: Artifact

@@ -61,7 +61,7 @@ class DocumentFile:
 
     folder: Path
     number: int
-    """Of the file in its night."""
+    """The file's number in its night."""
     start: int
     count: int
 

@@ -43,7 +43,7 @@ class Search:
 
     family: Family
     older: tuple[DocumentFile, ...]
-    """Of all nights before."""
+    """The files of all nights before."""
     tonight: tuple[DocumentFile, ...]
     start: int
     """Position of tonight's first document."""
@@ -71,7 +71,7 @@ class Matches:
     """What all parts found."""
 
     older: tuple[DocumentFile, ...]
-    """Of all nights before."""
+    """The files of all nights before."""
     tonight: tuple[DocumentFile, ...]
     found: tuple[tuple[Path, tuple[int, ...]], ...]
     """(matches, where those of each of tonight's files end) of every part, first those with the same words."""

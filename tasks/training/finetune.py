@@ -51,7 +51,7 @@ class FinetuneSettings(Settings):
     weights: Literal["all", "head"] = "all"
     """Which weights learn; head = only the new classification layer."""
     seed: int = Field(default=0, ge=0, lt=1 << 63)
-    """Of the choice of labels, the fresh weights and the order."""
+    """The number from which the choice of labels, fresh weights and order follow."""
     machine: Machine = Machine()
     """By what it is computed."""
     checkpoint_every: NotInKey[int] = Field(default=100, gt=0, le=10**9)

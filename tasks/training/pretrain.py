@@ -187,7 +187,8 @@ def mean_last_loss(losses: Path) -> float:
 
 
 def _metrics(spec: FitSpec, previous: Artifact | None) -> Metrics:
-    """Of the training. Tokens, and the steps of the trunk, are counted over all nights that went into the model."""
+    """The training's figures. Tokens, and the steps of the trunk, are counted over all nights that went into the
+    model."""
     before = previous.metrics if previous else {"trunk_steps": 0, "trunk_tokens": 0}
     window = spec.batch * spec.model.context_length
     kinds = [incident.kind for incident in read_incidents(spec.out)]

@@ -93,7 +93,7 @@ class ProgressLog:
         return round(tokens_per_second * flops / self._peak, 4)
 
     def _peak_flops(self) -> float | None:
-        """Of all devices together, as the training found them; None where the device is not known."""
+        """The peak of all devices together, as the training found them; None where the device is not known."""
         try:
             found: dict[str, Any] = json.loads((self._spec.work / "training.json").read_bytes())["machine"]
         except (OSError, ValueError, KeyError):

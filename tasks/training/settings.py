@@ -84,7 +84,7 @@ class PretrainSettings(Settings):
     """A step after the warm-up whose loss or gradient is so many deviations over the last 128 is skipped; None = none
     is."""
     seed: int = Field(default=0, ge=0, lt=1 << 63)
-    """Of initial weights and order."""
+    """The number from which initial weights and order follow."""
 
     machine: Machine = Machine()
     """By what it is computed."""

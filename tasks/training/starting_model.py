@@ -25,7 +25,7 @@ class StartingModel(Settings):
     """What the model knew before its first night: nothing, or what a model from elsewhere had learnt."""
 
     folder: NotInKey[Path | None] = None
-    """Of the model from elsewhere; not part of the key, which has its files' hashes."""
+    """Where the model from elsewhere lies; the key has its files' hashes instead."""
     files: dict[str, str] = Field(default={})
     """BLAKE3 of each, by name."""
     family: str = "transformer"

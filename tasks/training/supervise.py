@@ -194,7 +194,7 @@ def _oom_kills() -> int:
 
 
 def _memory_events() -> list[Path]:
-    """Of the control group (version 2), seen from the host or from inside a container."""
+    """The counters of the control group (version 2), seen from the host or from inside a container."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::"):

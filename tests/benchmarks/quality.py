@@ -34,7 +34,7 @@ from tests.conftest import SHARED_DATA
 VOCABULARY, CONTEXT = 8192, 256
 HELD_OUT, JUDGED = 0.1, 400
 GOAL = 0.6
-"""Of the time of nanoGPT's own float32."""
+"""The share of the time of nanoGPT's own float32."""
 RIVAL = {"batch": 8, "steps": 1000, "warmup": 100, "rate": 2e-3}
 """The best of `RIVAL_GRID`, at 2 M tokens: 1.984 bits a byte, against 2.012 at half and 2.077 at twice its rate."""
 RIVAL_GRID = {"rate": (1e-3, 2e-3, 4e-3), "batch": (8,)}

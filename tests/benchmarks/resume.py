@@ -157,7 +157,7 @@ class Layout:
     times: int
 
     def measure(self, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-        """Of the first process, and medians of later ones."""
+        """The figures of the first process, and medians of later ones."""
         place = self.shard.parent / f"work-{self.name}-{self.windows}"
         command = [sys.executable, "-m", "tests.benchmarks.resume", "--side", self.shard, "--work", place]
         found = []

@@ -78,7 +78,7 @@ def kill_at(spec: FitSpec, step: int, delay: float, number: int = signal.SIGKILL
 
 
 def windows_in_order(spec: FitSpec) -> list[str]:
-    """Of every step, a hash of the windows that it reads."""
+    """A hash of the windows that each step reads."""
     from models.order.loader import Steps
 
     batches = Steps(spec)
@@ -86,7 +86,7 @@ def windows_in_order(spec: FitSpec) -> list[str]:
 
 
 def windows_seen(spec: FitSpec) -> list[list[str]]:
-    """Of every process in turn, hashes of the windows that its steps computed."""
+    """Hashes of the windows that each process's steps computed."""
     lines = [line.split() for line in (spec.work / "seen.txt").read_text().splitlines()]
     return [[name for owner, name in lines if owner == process] for process in dict.fromkeys(o for o, _ in lines)]
 

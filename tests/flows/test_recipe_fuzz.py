@@ -21,7 +21,7 @@ from tests.conftest import PROJECT
 
 LONGEST = 300
 MOST_S = 2.0
-"""Of processor time, which does not depend on what else the machine does."""
+"""Processor time, which does not depend on what else the machine does."""
 INGEST = "name: small\ningest: {sources: [{kind: python-docs}]}\n"
 OTHER_KINDS = (
     "name: pictures\nimages:\n  sources: [{name: a, paths: [/no/such/folder]}]\n  size: 32\n  labels: [cat, dog]\n",

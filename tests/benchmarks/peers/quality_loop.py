@@ -35,7 +35,7 @@ class Corpus:
         return as_batch(np.stack([self.train[start : start + self.context + 1] for start in starts]))
 
     def bits_per_byte(self, loss: Callable[[Tensor, Tensor], Tensor]) -> float:
-        """Of the held-out windows; `loss` is the mean in nats of (tokens, targets)."""
+        """Bits a byte of the held-out windows; `loss` is the mean in nats of (tokens, targets)."""
         nats = written = 0.0
         with torch.no_grad():
             for first in range(0, len(self.held_out), 16):

@@ -151,7 +151,7 @@ RECIPE: dict[str, Any] = {
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of texts to which every night may add; see `add`."""
+    """A recipe of texts to which every night may add; see `add`."""
     (tmp_path / "texts").mkdir()
     (tmp_path / "prose").mkdir()
     write_prose(tmp_path / "prose", files=2, documents=300, seed=7)

@@ -17,7 +17,7 @@ few_slots = st.lists(st.integers(1, 60), min_size=1, max_size=9).map(tuple)
 
 
 def mixtures(size: st.SearchStrategy[int] = sizes) -> st.SearchStrategy[Mixture]:
-    """Of one to five sources."""
+    """Mixtures of one to five sources."""
     shares = st.sampled_from([0.05, 1.0, 3.0])
     parts = st.lists(st.tuples(size, shares), min_size=1, max_size=5)
     return st.builds(

@@ -154,7 +154,7 @@ def digests_of(text: str, module: str) -> dict[str, str]:
 
 
 NAMES = frozenset(("next_token", "adamw", "transformer", "bpe", "classification", ".jsonl"))
-"""Of a night of text."""
+"""The names that a night of text gives to tables."""
 
 
 def moved_by(**edits: tuple[str, str] | str) -> set[str]:
