@@ -12,6 +12,7 @@ from typing import Any
 from models.settings import flat
 from tasks.core.stage import StageCall
 from tasks.core.store import Artifact, Promise, Request, Store, find_damage
+from tasks.core.versions import open_store, version_of
 
 SHOWN_DIFFERENCES = 4
 
@@ -131,7 +132,7 @@ def make_plan(recipe_path: Path, home: Path) -> list[Step]:
     """Walk through the night of a recipe without running anything.
 
     Raises:
-        UserError: something that the recipe asks for cannot be (flows/checks.py).
+        UserError: something that the recipe asks for cannot be (flows/checks.py), or the home is of a newer version.
     """
     from flows.checks import checked_recipe
 
@@ -139,6 +140,8 @@ def make_plan(recipe_path: Path, home: Path) -> list[Step]:
     from flows.nights.nightly import night
     from tasks.core.stage import context
 
+    if version_of(home) == 1:  # else there is nothing to bring forward, and a plan leaves no trace
+        open_store(home)
     plan = Plan(Store(home))
     token = context.set(plan)
     try:

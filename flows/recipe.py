@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from flows.engine import Engine
 from flows.recipe_file import find_recipe, read_recipe_file
 from flows.terminal.printable import sentence
-from models.settings import NotInKey, Settings
+from models.settings import PATTERNS, NotInKey, Settings
 from tasks.core.errors import UserError
 from tasks.corpus.decontaminate import DecontaminateSettings
 from tasks.corpus.deduplicate import DeduplicateSettings
@@ -188,6 +188,9 @@ def _sentence(error: ValidationError, content: dict[str, Any], kind: type[BaseMo
         return f"the key `{missing}` is missing; add it{more}"
     if not place:
         return message
+    if fault["type"] == "string_pattern_mismatch":
+        wanted = PATTERNS[fault["ctx"]["pattern"]]
+        return f"`{dotted}` is {_quoted(fault['input'])}; write it with {wanted} alone{more}"
     if fault["type"] == "value_error":
         return f"`{dotted}`: {message}{more}"
     return f"`{dotted}`: {message[0].lower()}{message[1:]}, not {_quoted(fault['input'])}{more}"

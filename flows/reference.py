@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flows.recipe import KINDS
+from models.settings import PATTERNS
 from tasks.core.errors import UserError
 
 SCHEMA_URL = "http://json-schema.org/draft-07/schema#"
@@ -172,6 +173,8 @@ def _in_words(declared: dict[str, Any], named: dict[str, Any]) -> str:
         return f"list of {_in_words(declared.get('items', {}), named) or 'values'}"
     if kind == "object":
         return f"by name: {_in_words(declared.get('additionalProperties') or {}, named) or 'values'}"
+    if kind == "string" and "pattern" in declared:
+        return PATTERNS[declared["pattern"]]
     words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true, false", "null": "null"}
     bounds = [
         f"{sign} {declared[name]:,}"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     GetJsonSchemaHandler,
     SerializationInfo,
     SerializerFunctionWrapHandler,
@@ -23,6 +24,14 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticSerializationError
 
 T = TypeVar("T")
+Name = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=100)]
+"""What a person calls something that stands in ids and file names."""
+PATTERNS = {
+    r"^[\w.-]+$": "letters, digits, `_`, `.` and `-`",
+    r"^[a-z0-9][a-z0-9-]{0,62}$": "small letters, digits and `-`, at most 63 of them, beginning with a letter or digit",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "the letters, digits and `_` of one import name",
+}
+"""What the patterns of settings want, in words."""
 _FOR_KEY = {"key": True}
 """The context in which settings are dumped for a key."""
 

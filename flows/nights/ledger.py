@@ -18,6 +18,7 @@ from models.files import write_file
 from tasks.core.errors import UserError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.lease import holder, take
+from tasks.core.versions import version_of
 
 State = Literal["running", "done", "failed", "killed"]
 
@@ -56,6 +57,8 @@ class Ledger:
     """The nights below one home folder."""
 
     def __init__(self, home: Path) -> None:
+        """Raises UserError where a newer Nightschool has written in the home."""
+        version_of(home)
         self.home = home
 
     def nights(self) -> list[Night]:

@@ -23,6 +23,7 @@ from typing import Self
 
 from models.files import create_file, write_file
 from tasks.core.errors import UserError
+from tasks.core.versions import open_store
 
 USER = "nightschool"
 LINK_AGE_S = 600.0
@@ -30,10 +31,11 @@ LINK_AGE_S = 600.0
 
 
 def make_home(home: Path) -> None:
-    """Create the home folder if need be, and close it and all that this process will write to everybody else.
+    """Create the home folder if need be, close it and all that this process will write to everybody else, and make it
+    one of today's version.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or a newer Nightschool has.
     """
     os.umask(0o077)
     try:
@@ -46,6 +48,7 @@ def make_home(home: Path) -> None:
         raise UserError(
             f"the home folder {home} cannot be written ({error.strerror}); set NIGHTSCHOOL_HOME to one that can"
         ) from error
+    open_store(home)
 
 
 @dataclass(frozen=True)

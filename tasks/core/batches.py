@@ -62,11 +62,10 @@ class Batches:
     """What a stage's parameter `batches` offers."""
 
     def __init__(self, folder: Path, submit: Submit | None = None, log: StageLog | None = None) -> None:
-        """
-        Args:
-            folder: where finished batches lie; it outlives a kill and is removed when the stage is committed.
-            submit: the engine; without it, a thread for each core.
-            log: hears how many batches are done.
+        """Args:
+        folder: where finished batches lie; it outlives a kill and is removed when the stage is committed.
+        submit: the engine; without it, a thread for each core.
+        log: hears how many batches are done.
         """
         self.folder = folder
         self._submit = submit

@@ -11,6 +11,7 @@ CARRIERS: dict[str, str] = {
     "tasks.core.run": "reuses, commits and records around a stage",
     "tasks.core.stage": "the contract: calls the function with what it asks for",
     "tasks.core.store": "places folders whole and reads them back verified",
+    "tasks.core.versions": "brings an older home forward",
     "tasks.core.journal": "tells what happened",
     "tasks.core.lease": "keeps two processes apart",
     "tasks.tracking.projection": "shows the journal in MLflow",
@@ -47,6 +48,7 @@ SILENT_LIBRARIES: dict[str, str] = {
     "prefect": "schedules",
     "psutil": "looks at processes",
     "pydantic": "checks settings; what they say enters the key as plain JSON",
+    "pydantic_core": "the same",
     "rich": "draws on a terminal",
     "typer": "reads the command line",
 }

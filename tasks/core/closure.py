@@ -53,9 +53,8 @@ class Code:
     """A project's source as it stands; looks up names and remembers where they lead."""
 
     def __init__(self, modules: Modules, packages: Collection[str]) -> None:
-        """
-        Args:
-            packages: top-level names that are the project's own.
+        """Args:
+        packages: top-level names that are the project's own.
         """
         self._modules = modules
         self._packages = frozenset(packages)

@@ -11,7 +11,6 @@ the sets.
 import re
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import polars as pl
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.settings import Settings
+from models.settings import Name, Settings
 from tasks.core.batches import Batches, Facts
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
@@ -48,7 +47,7 @@ HITS = pa.schema(
 class DecontaminateSettings(Settings):
     """What must not be learnt; the defaults are GPT-3's."""
 
-    sets: dict[Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=100)], EvaluationSet] = Field(default={})
+    sets: dict[Name, EvaluationSet] = Field(default={})
     """The evaluation sets by name; without one, nothing is compared."""
     ngram: int = Field(default=13, ge=1, le=1000)
     """Words in sequence that count as the same text (GPT-3: 13)."""

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from models.settings import NotInKey, Settings
 from tasks.core.errors import StageError, UserError
-from tasks.intake.walk import fixed_part, in_kernel_folder, matches
+from tasks.intake.walk import fixed_part, in_kernel_folder, is_whole_machine, matches
 
 FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".txt")
 
@@ -115,7 +115,7 @@ def files_of(name: str, chosen: EvaluationSet) -> list[Path]:
     """
     pattern = Path(os.path.expanduser(chosen.path))
     try:
-        found = [] if in_kernel_folder(pattern) else sorted(matches(*fixed_part(pattern)))
+        found = [] if in_kernel_folder(pattern) or is_whole_machine(pattern) else sorted(matches(*fixed_part(pattern)))
         if not found and pattern.is_file() and not in_kernel_folder(pattern):  # a name that only looks like a glob
             found = [pattern]
     except (OSError, ValueError):  # a name that is too long, or holds what no name can

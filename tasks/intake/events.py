@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv
 from pydantic import Field, model_validator
 
-from models.settings import NotInKey, Settings
+from models.settings import Name, NotInKey, Settings
 from tasks.intake.listing import ListedFile
 
 DATES = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
@@ -28,7 +28,7 @@ class EventTable(Settings):
     kind: Literal["csv"] = "csv"
     paths: NotInKey[tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...]] = Field(min_length=1)
     """Files, folders (searched to the bottom for .csv) or globs. What is found there enters the key."""
-    name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
+    name: Name
     """What this source is called in document ids and in results by source."""
     user: str = Field(default="user", min_length=1, max_length=200)
     """The column that says who."""
@@ -50,7 +50,7 @@ class ItemLines(Settings):
     kind: Literal["lines"] = "lines"
     paths: NotInKey[tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...]] = Field(min_length=1)
     """Files, folders (searched to the bottom for .txt) or globs. What is found there enters the key."""
-    name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
+    name: Name
     """What this source is called in document ids and in results by source."""
 
 

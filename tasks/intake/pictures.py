@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
-from models.settings import NotInKey, Settings
+from models.settings import Name, NotInKey, Settings
 from tasks.intake.listing import ListedFile
 
 PICTURES = {".bmp": "BMP", ".gif": "GIF", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF"}
@@ -32,7 +32,7 @@ class ImageSource(Settings):
     paths: NotInKey[tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...]] = Field(min_length=1)
     """Files, folders (searched to the bottom) or globs of pictures or parquet files. What is found there enters the
     key, not the place."""
-    name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
+    name: Name
     """What this source is called in image ids and in results by source."""
     image_column: str = Field(default="image", min_length=1, max_length=200)
     """The column of a parquet file that holds encoded pictures: bytes, or `datasets`' struct with a field `bytes`."""

@@ -18,8 +18,10 @@ from typing import IO, Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 
 from tasks.core.errors import StageError, UserError
-from tasks.intake.walk import fixed_part, in_kernel_folder, matches
+from tasks.intake.walk import fixed_part, in_kernel_folder, is_whole_machine, matches
 
+EXTRAS = {"s3": "s3", "s3a": "s3"}
+"""Which extra of ours brings the package for a kind of URL; for others that package is named."""
 READ_AHEAD = 8_000_000  # bytes of a remote file fetched by one request
 MARKS = ("ETag", "etag", "generation", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "created")
 
@@ -101,9 +103,11 @@ def read_file(path: str) -> bytes:
 
 def _find_local(pattern: str, suffixes: Sequence[str]) -> tuple[list[Found], str]:
     path = Path(os.path.expanduser(pattern))
+    root, files = path, list[Path]()
     if in_kernel_folder(path):
-        root, files = path, []
         missing = f"{pattern} lies where the kernel shows itself, and no documents do"
+    elif is_whole_machine(path):
+        missing = f"{pattern} would search the whole machine, so nobody looked; name the folder to search"
     elif has_magic(str(path)) and not path.exists():
         root, parts = fixed_part(path)
         files = matches(root, parts)
@@ -207,7 +211,10 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:
-        hint = str(error).rstrip(".")  # fsspec says "Install s3fs to access S3"
+        if protocol in EXTRAS:
+            hint = f"install it with `uv sync --extra {EXTRAS[protocol]}`"
+        else:
+            hint = f"{str(error).rstrip('.')}, with `uv add`"  # fsspec says "Install gcsfs to access Google Storage"
         raise UserError(f"{url} needs a package that is not installed: {hint}, then run again.") from error
     except ValueError as error:
         raise UserError(f"{url} begins with {protocol}://, which fsspec does not know; correct the address.") from error

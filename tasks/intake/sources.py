@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from models.settings import Settings
+from models.settings import Name, Settings
 from tasks.core.errors import UserError
 from tasks.intake.formats import FORMATS, suffix_of
 from tasks.intake.hub import hub_answers
@@ -67,7 +67,7 @@ class Files(Settings):
     paths: tuple[Location, ...] = Field(min_length=1)
     """Files, folders (searched to the bottom) or globs; `~` is the home folder. URLs such as s3://bucket/prefix/*.jsonl
     take their credentials from the environment."""
-    name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
+    name: Name
     """What this source is called in document ids and in results by source."""
     columns: Columns = Columns()
     """Which columns of a table, or fields of a JSON line, hold text, id and source."""
@@ -95,7 +95,7 @@ class Datasets(Settings):
     """Which part of the dataset."""
     config: str | None = Field(default=None, min_length=1, max_length=100)
     """Which of its configurations, where it has several."""
-    name: str = Field(pattern=r"^[\w.-]+$", max_length=100)
+    name: Name
     """What this source is called in document ids and in results by source."""
     columns: Columns = Columns()
     """Which columns hold text, id and source."""

@@ -23,6 +23,12 @@ def in_kernel_folder(path: str | Path) -> bool:
     return any(real.is_relative_to(folder) for folder in KERNEL_FOLDERS) and not real.is_relative_to(MEMORY_FOLDER)
 
 
+def is_whole_machine(pattern: Path) -> bool:
+    """Whether a folder or glob means all that is below the root, which takes minutes to find out."""
+    root, parts = fixed_part(pattern)
+    return root == Path(root.anchor) and (not parts or "**" in parts)
+
+
 def fixed_part(pattern: Path) -> tuple[Path, tuple[str, ...]]:
     """A glob as the folder that it begins with, and what has to be matched below that."""
     fixed = tuple(takewhile(lambda part: not has_magic(part), pattern.parts))

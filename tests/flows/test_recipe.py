@@ -45,7 +45,7 @@ def test_every_recipe_in_the_readme_is_valid(tmp_path: Path) -> None:
         (GOOD + "deduplicate:\n  treshold: 0.8\n", "unknown key `deduplicate.treshold`; did you mean `threshold`?"),
         (GOOD + "zzz: 1\n", "unknown key `zzz`; remove it or see the recipes in deployments/"),
         ("name: small\n", "the key `ingest` (or `images`, or `interactions`) is missing; add it"),
-        (GOOD.replace("small", "Small Talk"), "`name`: string should match pattern"),
+        (GOOD.replace("small", "Small Talk"), "`name` is 'Small Talk'; write it with small letters, digits and `-`"),
         (GOOD + "deduplicate:\n  threshold: high\n", "`deduplicate.threshold`: input should be a valid number"),
         (
             GOOD + "pretrain:\n  masking:\n    rate: 0.3\n",

@@ -13,6 +13,7 @@ import yaml
 from flows.recipe import KINDS
 from flows.recipe_file import parse
 from flows.reference import as_markdown, look_up, recipe_schema, schema_text, settings
+from models.settings import PATTERNS
 from tasks.core.errors import UserError
 from tests.conftest import PROJECT
 from tests.tiny import TINY, Commands
@@ -91,6 +92,11 @@ def test_a_recipe_that_ships_fits_the_schema_that_it_names(path: Path) -> None:
 def test_an_editor_marks_what_a_run_would_refuse(change: dict[str, Any]) -> None:
     assert not list(SCHEMA.iter_errors(TINY))
     assert list(SCHEMA.iter_errors({**TINY, **change}))
+
+
+def test_every_pattern_is_told_in_words() -> None:
+    patterns = set(re.findall(r'"pattern": "(.*?)"', json.dumps(recipe_schema())))
+    assert {json.loads(f'"{pattern}"') for pattern in patterns} == set(PATTERNS)
 
 
 def test_a_short_engine_is_valid_for_editors_too() -> None:

@@ -81,3 +81,9 @@ def test_a_walk_from_above_keeps_out_of_the_kernels_folders(tmp_path: Path) -> N
     assert not in_kernel_folder(tmp_path)
     assert not in_kernel_folder("/process/x")
     assert not in_kernel_folder("/dev/shm/texts")
+
+
+@pytest.mark.parametrize("path", ["/", "/**", "/**/*.jsonl", "/*/**/a.txt"])
+def test_the_whole_machine_is_not_searched(path: str) -> None:
+    with pytest.raises(UserError, match="would search the whole machine, so nobody looked; name the folder to search"):
+        find(path, (".txt",), "a")
