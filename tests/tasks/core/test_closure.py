@@ -169,7 +169,9 @@ def digests_of(text: str, module: str) -> dict[str, str]:
     return {name: symbol.content.digest for name, symbol in read_module(text.encode(), module, False).symbols.items()}
 
 
-NAMES = frozenset(("next_token", "adamw", "transformer", "bpe", "classification", ".jsonl"))
+NAMES = frozenset(
+    ("next_token", "adamw", "transformer", "bpe", "classification", ".jsonl", "gopher_quality", "gopher_repetition")
+)
 """Of a night of text."""
 
 
@@ -208,6 +210,11 @@ def test_a_changed_constant_or_page_moves_what_shows_it_and_nothing_else() -> No
     )  # Muon's, and this is AdamW
     assert moved_by(models__text__foreign=("rtol=1e-3", "rtol=1e-2")) == set()  # another family's
     assert moved_by(models__learn__optimizers=("eps=1e-8", "eps=1e-7")) == {"pretrain", "finetune"}
+    assert moved_by(tasks__quality__rules=("too few words", "few words")) == {"filter"}
+    assert moved_by(tasks__quality__rules=("unpunctuated lines", "bare lines")) == set()  # of a set that is off
+    assert moved_by(tasks__quality__language=("slice(0, LOOKED_AT)", "head(LOOKED_AT)")) == set()
+    assert moved_by(models__machine__flops=('"H100 PCIe", 756.0', '"H100 PCIe", 755.0')) == set()
+    assert moved_by(models__machine__flops=("6 * weights", "7 * weights")) == {"pretrain", "finetune"}  # may compile
 
 
 def test_a_family_an_objective_an_optimizer_and_a_format_that_join_move_no_key() -> None:
