@@ -90,7 +90,7 @@ class TracedRun(PlainRun):
 
 def nights(folder: Path, whole: bool) -> Iterator[Night]:
     """Nights in the order in which they are to be run; the files that one reads are written when it is asked for."""
-    texts, rows = folder / "texts", _rows(140)
+    texts, rows = folder / "texts", _rows(130, 4)
     _write(texts, rows[:90], {"a.jsonl", "b.parquet", "page.html", "note.txt"})
     _write(folder / "archive", rows[:1], {"a.warc"})
     (folder / "quiz.jsonl").write_text(json.dumps({"text": "one two three four five six seven eight nine"}) + "\n")
@@ -176,8 +176,9 @@ def _more_nights(folder: Path, corpus: Values) -> Iterator[Night]:
     yield Night("documentation", {"name": "documentation", "ingest": {"sources": [installed]}}, "filter")
 
 
-def _rows(count: int) -> list[Row]:
-    """Short English documents of two sources; the last repeats the first, the one before the second, nearly."""
+def _rows(count: int, length: int) -> list[Row]:
+    """English documents of `length` sentences, of two sources; the last one is the first again, the one before nearly
+    the second."""
     sentences = [
         " ".join(sentence.split()) + "."
         for text in topics.values()
@@ -187,7 +188,8 @@ def _rows(count: int) -> list[Row]:
     ]
     chance = random.Random(0)
     rows = [
-        {"body": "\n".join(chance.sample(sentences, 6)), "site": ("one", "two")[number % 2]} for number in range(count)
+        {"body": "\n".join(chance.sample(sentences, length)), "site": ("one", "two")[number % 2]}
+        for number in range(count)
     ]
     return [*rows[:-2], {**rows[1], "body": rows[1]["body"].replace("The", "A", 1)}, rows[0]]
 
@@ -232,7 +234,7 @@ def _sources(folder: Path) -> list[Values]:
     """Pages in a table and behind a URL, and a data set as `datasets` saves one."""
     import fsspec
 
-    rows = [{**row, "body": f"{row['body']}\n{MASKABLE}"} for row in _rows(50)]
+    rows = [{**row, "body": f"{row['body']}\n{MASKABLE}"} for row in _rows(50, 6)]
     pages = [
         {"body": "".join(f"<p>{line}</p>" for line in row["body"].splitlines()), "site": "pages"} for row in rows[:15]
     ]
