@@ -88,7 +88,7 @@ def test_whatever_ran_in_a_data_stage_is_in_its_key_or_carries(tmp_path: Path) -
     assert observed["second/deduplicate"][2] > observed["causal/deduplicate"][2]  # it looks into the first one's index
 
 
-@pytest.mark.slow  # some three minutes of one core
+@pytest.mark.slow  # some two and a half minutes of one core
 @pytest.mark.timeout(1800)
 def test_whatever_ran_in_a_stage_is_in_its_key_or_carries(tmp_path: Path) -> None:
     observed = observe(tmp_path, "whole")
