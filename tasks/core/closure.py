@@ -22,6 +22,8 @@ from tasks.core.errors import StageError
 from tasks.core.imports import Import
 from tasks.core.symbols import EFFECTS, MAIN, ModuleSyntax, Symbol
 
+LOAD = ("models.named", "load")
+"""What imports the symbol that a string names."""
 ONLY_WRAP = frozenset(("njit", "inference_mode"))
 """Decorators of libraries that hand nothing to anybody: numba's, torch's."""
 
@@ -217,6 +219,11 @@ class _Walk:
                 f"{module}.{name} cannot be followed ({content.refused}), so the code of a stage cannot be told; name "
                 "what it may reach in a table of `module:symbol` strings."
             )
+        if any(Place(*LOAD) in self._places(module, *called) for called in content.built):
+            raise StageError(
+                f"{module}.{name} loads by a text that it puts together, so the code of a stage cannot be told; take "
+                "it from a table."
+            )
         self.found.symbols[f"{module}.{name}"] = content.digest
         for target, chain in [*((None, chain) for chain in content.uses), *content.imports]:
             places = self._places(module, target, chain)
@@ -248,6 +255,8 @@ class _Walk:
     def _follow_text(self, text: str) -> None:
         """A string that names a symbol or a module of the project leads there."""
         module, _, name = text.partition(":")
+        if not name and not self.code.is_module(module):
+            module, _, name = text.rpartition(".")
         if self.code.is_module(module) and "." in module:
             self._reach_all(self.code.inside(module, (name,) if name else ()))
 

@@ -31,11 +31,15 @@ from tasks.core.syntax import (
 UNFOLLOWABLE = ("eval", "exec", "__import__", "globals")
 _BUILTINS = ("builtins", "__builtins__")
 _LOADED = ("sys", "modules")
+_OPEN = (_LOADED, ("runpy", "run_module"), ("runpy", "run_path"), ("pkgutil", "resolve_name"))
+"""They may lead anywhere."""
 _OF_ALL = "__subclasses__"
 ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 """How a string names a symbol: `package.module:symbol`."""
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-"""How a command or `import_module` names a module."""
+"""How a command or `import_module` names a module, and others a symbol of one."""
+_FILE = re.compile(r"([A-Za-z_]\w*)\.py")
+"""How a command names a file beside its own."""
 _ELSEWHERE = (ast.Global, ast.Nonlocal)
 _PLAIN_DECORATORS = (("classmethod",), ("staticmethod",), ("property",))
 """They look at no annotation."""
@@ -57,8 +61,10 @@ class Content:
     picked: set[tuple[Import | None, tuple[str, ...], str]] = field(default_factory=set)
     """Items that it takes of a table by a literal name, `TABLE["name"]`: the table is a name of the module's top level,
     or of what the code imports by itself."""
+    built: set[tuple[Import | None, tuple[str, ...]]] = field(default_factory=set)
+    """What it calls with a text that it puts together, named like `picked`."""
     named: set[str] = field(default_factory=set)
-    """Strings that may name a symbol (`module:symbol`) or a module (`package.module`)."""
+    """Strings that may name a symbol (`module:symbol`, `module.symbol`) or a module."""
     refused: str = ""
     """Why nobody can say what the code refers to."""
 
@@ -93,8 +99,8 @@ class References:
         elif isinstance(node, IMPORTS):
             self._visit_import(node)
         elif isinstance(node, ast.Constant):
-            if isinstance(node.value, str) and (MODULE.fullmatch(node.value) or ENTRY.fullmatch(node.value)):
-                self.content.named.add(node.value)
+            if isinstance(node.value, str):
+                self._visit_text(node.value)
         elif isinstance(node, ast.Call):
             self._visit_call(node)
         elif isinstance(node, ast.Subscript) and is_text(node.slice):
@@ -108,6 +114,12 @@ class References:
         for node in nodes:
             self._visit(node)
 
+    def _visit_text(self, text: str) -> None:
+        if file := _FILE.fullmatch(text):
+            self.content.named.add(f"{self.package}.{file[1]}")
+        elif MODULE.fullmatch(text) or ENTRY.fullmatch(text):
+            self.content.named.add(text)
+
     def _visit_name(self, node: ast.Attribute | ast.Name) -> None:
         chain = chain_of(node)
         if isinstance(node, ast.Attribute) and _OF_ALL in (node.attr, *(chain or ())):
@@ -120,7 +132,7 @@ class References:
             return
         if chain[-1] == BY_NAME:
             self.content.refused = f"`{BY_NAME}` of a computed name in line {node.lineno}"
-        elif chain[:2] == _LOADED or (chain[0] in _BUILTINS and chain[-1] in UNFOLLOWABLE):
+        elif chain[:2] in _OPEN or (chain[0] in _BUILTINS and chain[-1] in UNFOLLOWABLE):
             self.content.refused = f"`{'.'.join(chain)}` in line {node.lineno}"
         self._refer(chain, node.lineno)
 
@@ -151,6 +163,10 @@ class References:
             self._take_module(str(first.value))
             self._visit_all((*node.args, *node.keywords))
             return
+        if called and isinstance(first, ast.JoinedStr | ast.BinOp):
+            self.content.built.update((target, called[1:]) for target in self._targets(called) or ())
+            if self._targets(called) is None:
+                self.content.built.add((None, called))
         if called and called[-1] == "get" and isinstance(first, ast.Constant) and isinstance(first.value, str):
             self._pick(called[:-1], first.value)
         self._visit_all(children(node))

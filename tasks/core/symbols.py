@@ -208,6 +208,8 @@ def _changed_at_top(statement: ast.stmt) -> set[str]:
 def _acts(statement: ast.stmt, imports: dict[str, list[Import]]) -> bool:
     """Whether executing the statement may do more than bind names of the module and change what they hold."""
     if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Delete):
+        if isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
+            return statement.target.id in imports  # a list of another module's grows
         return any(root in imports for root in _changed_at_top(statement))
     if isinstance(statement, (ast.Import, ast.ImportFrom, ast.Pass, ast.Global, *DEFINITIONS)):
         return False

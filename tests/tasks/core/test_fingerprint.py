@@ -205,6 +205,21 @@ REACHED = {
         "def f(): pass",
         ["a.f"],
     ),
+    "a symbol by its dotted name": (
+        "from pydantic import ImportString as S, TypeAdapter\ndef work(): TypeAdapter(S).validate_python('mine.a.f')",
+        "def f(): pass\ndef g(): pass",
+        ["a.f"],
+    ),
+    "a process of a file beside": (
+        "import subprocess\nfrom pathlib import Path\ndef work(): subprocess.run([Path(__file__).with_name('a.py')])",
+        "def f(): pass\nif __name__ == '__main__':\n    f()",
+        ["a.__main__", "a.f"],
+    ),
+    "a list of another module that grows": (
+        "import mine.a\nfrom mine.helper import LIST\ndef work(): LIST[0]()",
+        "from mine.helper import LIST\ndef f(): pass\nLIST += [f]",
+        ["a.<effects>", "a.f", "helper.LIST"],
+    ),
     "only for whoever checks types": (
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mine.a import f\ndef work(x: 'f'): pass",
         "def f(): pass",
@@ -223,7 +238,7 @@ REACHED = {
 @pytest.mark.parametrize("case", REACHED)
 def test_what_is_reached_by(write: Write, case: str) -> None:
     stage, other, expected = REACHED[case]
-    project = write(stage=stage, a=other)
+    project = write(stage=stage, a=other, helper="LIST = []")
     assert [name.removeprefix("mine.") for name in code(project)] == sorted([*expected, "stage.work"])
 
 
@@ -312,6 +327,11 @@ def test_entries_that_are_taken_whatever_the_request_names_count_always(
             "`import_module` under another name in line 2",
         ),
         ("import builtins\ndef work(x): return builtins.eval(x)", "`builtins.eval` in line 2"),
+        ("import runpy\ndef work(x): runpy.run_path(x)", "`runpy.run_path` in line 2"),
+        (
+            "from models.named import load\ndef work(x): return load(f'mine.a:{x}')",
+            "mine.stage.work loads by a text that it puts together",
+        ),
         ("import sys\ndef work(x): return sys.modules[x].f()", "`sys.modules` in line 2"),
         ("from mine.a import f\ndef work(): return f().__subclasses__()", "`__subclasses__` in line 2"),
         ("from mine.a import *\ndef work(x): f()", "mine.stage, line 1: a star import hides which names are used"),
