@@ -167,8 +167,8 @@ class References:
             self.content.built.update((target, called[1:]) for target in self._targets(called) or ())
             if self._targets(called) is None:
                 self.content.built.add((None, called))
-        if called and called[-1] == "get" and isinstance(first, ast.Constant) and isinstance(first.value, str):
-            self._pick(called[:-1], first.value)
+        if called and called[1:] and called[-1] == "get" and first and is_text(first):
+            self._pick(called[:-1], first.value)  # type: ignore[attr-defined]
         self._visit_all(children(node))
 
     def _visit_item(self, node: ast.Subscript, name: str) -> None:

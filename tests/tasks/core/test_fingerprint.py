@@ -220,6 +220,11 @@ REACHED = {
         "from mine.helper import LIST\ndef f(): pass\nLIST += [f]",
         ["a.<effects>", "a.f", "helper.LIST"],
     ),
+    "a function that is called get": (
+        "def work():\n    from mine.a import get\n    return get('x'), values('y')\ndef values(x): pass",
+        "def get(x): pass",
+        ["a.get", "stage.values"],
+    ),
     "only for whoever checks types": (
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mine.a import f\ndef work(x: 'f'): pass",
         "def f(): pass",
