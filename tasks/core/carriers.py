@@ -33,7 +33,7 @@ CARRIERS: dict[str, str] = {
     "models.fit.main": "begins and ends the training process",
     "models.fit._explain": "a sentence for a person",
     "models.fit._is_above": "tells whether the parent lives",
-    "models.machine.flops": "estimates time and utilisation; only the machine's own choices look at it",
+    "models.machine.flops.peak_flops": "a figure of utilisation",
     "models.process.heartbeat": "a sign of life",
     "models.machine.out_of_memory": "advice for a person",
     "models.named": "imports what a table names; the tables' entries are followed",

@@ -7,9 +7,10 @@ request names, so that one that joins it concerns nobody else. A string `module:
 that mentions its own `__file__` may start it as a process: the file's `__main__` block counts.
 
 Importing a module runs its top level: of every module on the way the statements count that do more than bind names,
-and the definitions that a decorator of the project's own, or a base class that hears of its subclasses, registers.
+and the definitions that a decorator of the project's own or of a library, or a base class that hears of its
+subclasses, registers.
 
-What cannot be followed (`eval`, `import_module` of a computed name) is refused with the line.
+What cannot be followed (`eval`, `import_module` of a computed name, `__subclasses__`) is refused with the line.
 """
 
 import sys
@@ -18,8 +19,13 @@ from dataclasses import dataclass, field
 
 from tasks.core.carriers import CARRIERS, SILENT_LIBRARIES
 from tasks.core.errors import StageError
-from tasks.core.references import Import
+from tasks.core.imports import Import
 from tasks.core.symbols import EFFECTS, MAIN, ModuleSyntax, Symbol
+
+LOAD = ("models.named", "load")
+"""What imports the symbol that a string names."""
+ONLY_WRAP = frozenset(("njit", "inference_mode"))
+"""Decorators of libraries that hand nothing to anybody: numba's, torch's."""
 
 Modules = Callable[[str], ModuleSyntax | None]
 """The syntax of a module by its dotted name; None for what is no file of the project."""
@@ -129,7 +135,10 @@ class Code:
         if chain[0] in syntax.symbols:
             yield Place(module, chain[0])
         for target in syntax.imports.get(chain[0], ()):
-            yield from self.imported(target, chain[1:])
+            if target == Import(module, chain[0]):  # a package that imports a part of itself
+                yield from self.inside(f"{module}.{chain[0]}", chain[1:])
+            else:
+                yield from self.imported(target, chain[1:])
         if chain[0] == "__file__" and MAIN in syntax.symbols:
             yield Place(module, MAIN)
 
@@ -209,24 +218,44 @@ class _Walk:
                 f"{module}.{name} cannot be followed ({content.refused}), so the code of a stage cannot be told; name "
                 "what it may reach in a table of `module:symbol` strings."
             )
+        if any(Place(*LOAD) in self._places(module, *called) for called in content.built):
+            raise StageError(
+                f"{module}.{name} loads by a text that it puts together, so the code of a stage cannot be told; take "
+                "it from a table."
+            )
         self.found.symbols[f"{module}.{name}"] = content.digest
-        for chain in content.uses:
-            self._reach_all(self.code.look_up(module, chain))
-        for chain, key in content.picked:
-            for place in self.code.look_up(module, chain):
-                table = self._symbol(place.module, place.name) if place.name else None
-                if table and key in table.entries and not carries(place.module, place.name):
-                    self._take_entry(place.module, f"{place.name}[{key}]", table.entries[key])
-        for target, chain in content.imports:
-            self._reach_all(self.code.imported(target, chain))
+        for target, chain in [*((None, chain) for chain in content.uses), *content.imports]:
+            places = self._places(module, target, chain)
+            self._reach_all(places)
+            if chain and chain[-1] in ("values", "items"):
+                self._take_entries(self._places(module, target, chain[:-1]), None)
+        for target, chain, key in content.picked:
+            self._take_entries(self._places(module, target, chain), key)
         for loaded in content.loads:
             self._pass(loaded)
         for text in content.named:
             self._follow_text(text)
 
+    def _places(self, module: str, target: Import | None, chain: Chain) -> Collection[Place]:
+        """Where a name leads: one that code imports by itself, or one of its module's."""
+        if target is not None:
+            return frozenset(self.code.imported(target, chain))
+        return self.code.look_up(module, chain) if chain else frozenset()
+
+    def _take_entries(self, tables: Iterable[Place], key: str | None) -> None:
+        """Those that code takes of tables whatever the request names: one, or all."""
+        for place in tables:
+            table = self._symbol(place.module, place.name) if place.name else None
+            if table and not carries(place.module, place.name):
+                for entry, part in table.entries.items():
+                    if key is None or entry == key:
+                        self._take_entry(place.module, f"{place.name}[{entry}]", part)
+
     def _follow_text(self, text: str) -> None:
         """A string that names a symbol or a module of the project leads there."""
         module, _, name = text.partition(":")
+        if not name and not self.code.is_module(module):
+            module, _, name = text.rpartition(".")
         if self.code.is_module(module) and "." in module:
             self._reach_all(self.code.inside(module, (name,) if name else ()))
 
@@ -252,12 +281,18 @@ class _Walk:
     def _registered(self, module: str, syntax: ModuleSyntax) -> Iterator[str]:
         """Definitions that the import hands to somebody who may call them later."""
         for name, chains in syntax.decorated.items():
-            if any(self._is_own(place) for chain in chains for place in self.code.look_up(module, chain)):
+            if any(self._may_register(place, chain) for chain in chains for place in self.code.look_up(module, chain)):
                 yield name
         for name, chains in syntax.derived.items():
             places = [place for chain in chains for place in self.code.look_up(module, chain) if self._is_own(place)]
             if any(place.name and self.code.hears_of_subclasses(place.module, place.name) for place in places):
                 yield name
+
+    def _may_register(self, place: Place, chain: Chain) -> bool:
+        """Whether a decorator may hand on what it decorates: the project's own, and those of libraries but Python's."""
+        if place.library and chain[-1] not in ONLY_WRAP:
+            return place.module == "atexit" or place.module not in sys.stdlib_module_names
+        return self._is_own(place)
 
     def _is_own(self, place: Place) -> bool:
         return not place.library and not carries(place.module, place.name)

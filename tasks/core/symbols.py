@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from tasks.core.errors import StageError
-from tasks.core.references import Content, Import, References, imported, loaded_by
+from tasks.core.imports import Import, hidden_importer, imported, loaded_by
+from tasks.core.references import Content, References
 from tasks.core.syntax import (
     BINDING,
     DEFINITIONS,
@@ -137,6 +138,11 @@ class _Reader:
                 table.setdefault(definition.name, set()).update(chains)
 
     def _import(self, statement: ast.Import | ast.ImportFrom) -> None:
+        if hidden_importer(statement):
+            raise StageError(
+                f"{self.name}, line {statement.lineno}: `import_module` under another name hides what is imported, so "
+                "the code of a stage cannot be told; leave it its name."
+            )
         for bound, target in imported(statement, self.package):
             if bound == "*":
                 raise StageError(
@@ -202,6 +208,8 @@ def _changed_at_top(statement: ast.stmt) -> set[str]:
 def _acts(statement: ast.stmt, imports: dict[str, list[Import]]) -> bool:
     """Whether executing the statement may do more than bind names of the module and change what they hold."""
     if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Delete):
+        if isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
+            return statement.target.id in imports  # a list of another module's grows
         return any(root in imports for root in _changed_at_top(statement))
     if isinstance(statement, (ast.Import, ast.ImportFrom, ast.Pass, ast.Global, *DEFINITIONS)):
         return False

@@ -5,11 +5,14 @@ each (measures.py), the rules are columnar comparisons over those (rules.py). Al
 55 MB of text a second and core, where datatrove's four judge 0.3 (`python -m tests.benchmarks.filter`).
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from models.named import ByName
 from models.settings import Settings
 from tasks.core.batches import Batches, Facts
 from tasks.core.errors import UserError
@@ -49,19 +52,31 @@ class FilterSettings(Settings):
     """What is masked in the documents that stay."""
 
     def rules(self) -> list[Rule]:
-        """The rules that are on, in the order in which they judge."""
-        rules: list[Rule] = []
-        if self.language is not None:
-            rules += language_rules(self.language)
-        if self.gopher_quality is not None:
-            rules += gopher_quality_rules(self.gopher_quality)
-        if self.gopher_repetition is not None:
-            rules += gopher_repetition_rules(self.gopher_repetition)
-        if self.c4 is not None:
-            rules += c4_rules(self.c4)
-        if self.fineweb is not None:
-            rules += fineweb_rules(self.fineweb)
-        return rules
+        """The rules that are on, in the order in which they judge: that of the fields."""
+        return [rule for name in self._on() if name in RULES for rule in RULES[name](getattr(self, name))]
+
+    def measures(self, texts: pl.Series) -> list[pl.DataFrame]:
+        """What the sets that are on want to know of texts and no kernel measures."""
+        return [MEASURED[name](texts) for name in self._on() if name in MEASURED]
+
+    def chosen_names(self) -> set[str]:
+        """The sets that are on: the code of the others is not this request's."""
+        return set(self._on())
+
+    def _on(self) -> list[str]:
+        return [name for name in type(self).model_fields if getattr(self, name) is not None]
+
+
+RULES: ByName[Callable[[Any], list[Rule]]] = {
+    "language": language_rules,
+    "gopher_quality": gopher_quality_rules,
+    "gopher_repetition": gopher_repetition_rules,
+    "c4": c4_rules,
+    "fineweb": fineweb_rules,
+}
+"""What makes rules of the limits of a set."""
+MEASURED: ByName[Callable[[pl.Series], pl.DataFrame]] = {"language": languages_of}
+"""What measures texts for a set beside the kernels of tasks/quality/measures.py, which are shared by all."""
 
 
 @stage(version=2)
@@ -105,8 +120,8 @@ def judge(documents: pl.DataFrame, settings: FilterSettings) -> tuple[pl.DataFra
 
     texts = as_table(documents, SCHEMA)["text"].combine_chunks()
     measures, left = measure(texts, settings.gopher_repetition, settings.c4, settings.fineweb)
-    if settings.language is not None:
-        measures = measures.hstack(languages_of(documents["text"]))
+    for more in settings.measures(documents["text"]):
+        measures = measures.hstack(more)
     rules = settings.rules()
     first = pl.coalesce([pl.when(rule.broken).then(number) for number, rule in enumerate(rules)] + [pl.lit(len(rules))])
     chosen = measures.lazy().with_columns(first.alias("first"))

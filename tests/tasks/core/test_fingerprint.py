@@ -178,6 +178,53 @@ REACHED = {
         "class One(Base): pass\nclass Two(One): pass\nclass Other: pass",
         ["a.Base", "a.One", "a.Two"],
     ),
+    "what a library may call": (
+        "import mine.a\ndef work(): pass",
+        "import atexit\nimport functools\nfrom numba.extending import overload\n@atexit.register\ndef f(): pass\n"
+        "@overload(len)\ndef g(x): pass\n@functools.cache\ndef h(): pass",
+        ["a.f", "a.g"],
+    ),
+    "an import in a class": (
+        "class C:\n    from mine.a import f\ndef work(): C().f()",
+        "def f(self): pass",
+        ["a.f", "stage.C"],
+    ),
+    "an attempt in a function": (
+        "def work():\n    try:\n        from mine.a import f\n    except ImportError:\n"
+        "        from mine.a import g as f\n    f()",
+        "def f(): pass\ndef g(): pass",
+        ["a.f", "a.g"],
+    ),
+    "an import that binds a name of the module": (
+        "def start():\n    global f\n    from mine.a import f\ndef work():\n    start()\n    f()",
+        "def f(): pass",
+        ["a.f", "stage.start"],
+    ),
+    "a loaded module by its name": (
+        "import sys\nimport mine.a\ndef work(): return 'x' in sys.modules or sys.modules['mine.a'].f()",
+        "def f(): pass",
+        ["a.f"],
+    ),
+    "a symbol by its dotted name": (
+        "from pydantic import ImportString as S, TypeAdapter\ndef work(): TypeAdapter(S).validate_python('mine.a.f')",
+        "def f(): pass\ndef g(): pass",
+        ["a.f"],
+    ),
+    "a process of a file beside": (
+        "import subprocess\nfrom pathlib import Path\ndef work(): subprocess.run([Path(__file__).with_name('a.py')])",
+        "def f(): pass\nif __name__ == '__main__':\n    f()",
+        ["a.__main__", "a.f"],
+    ),
+    "a list of another module that grows": (
+        "import mine.a\nfrom mine.helper import LIST\ndef work(): LIST[0]()",
+        "from mine.helper import LIST\ndef f(): pass\nLIST += [f]",
+        ["a.<effects>", "a.f", "helper.LIST"],
+    ),
+    "a function that is called get": (
+        "def work():\n    from mine.a import get\n    return get('x'), values('y')\ndef values(x): pass",
+        "def get(x): pass",
+        ["a.get", "stage.values"],
+    ),
     "only for whoever checks types": (
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mine.a import f\ndef work(x: 'f'): pass",
         "def f(): pass",
@@ -196,8 +243,13 @@ REACHED = {
 @pytest.mark.parametrize("case", REACHED)
 def test_what_is_reached_by(write: Write, case: str) -> None:
     stage, other, expected = REACHED[case]
-    project = write(stage=stage, a=other)
+    project = write(stage=stage, a=other, helper="LIST = []")
     assert [name.removeprefix("mine.") for name in code(project)] == sorted([*expected, "stage.work"])
+
+
+def test_a_package_may_import_a_part_of_itself(write: Write) -> None:
+    project = write(__init__="from mine import a", stage="import mine\ndef work(): mine.a.f()", a="def f(): pass")
+    assert list(code(project)) == ["mine.a.f", "mine.stage.work"]
 
 
 def test_a_reexport_leads_to_where_the_symbol_is_defined(write: Write) -> None:
@@ -233,9 +285,25 @@ def test_an_entry_that_joins_a_table_changes_nothing_for_the_others(write: Write
     assert "mine.dummy.three" in code(project, {"three"})
 
 
-def test_an_entry_that_is_taken_by_a_literal_name_counts_always(write: Write) -> None:
-    project = write(stage=TABLE.replace("KINDS[name]", 'KINDS["two"]'), kinds="def one(): pass\ndef two(): pass\n")
-    assert "mine.kinds.two" in code(project, set())
+@pytest.mark.parametrize(
+    ("taken", "counted"),
+    [
+        ('KINDS["two"]', {"two"}),
+        ('KINDS.get("two")', {"two"}),
+        ("KINDS.get(name)", set()),
+        ("[*KINDS.values()]", {"one", "two"}),
+        ("dict(KINDS.items())", {"one", "two"}),
+    ],
+)
+def test_entries_that_are_taken_whatever_the_request_names_count_always(
+    write: Write, taken: str, counted: set[str]
+) -> None:
+    kinds = "def one(): pass\ndef two(): pass\n"
+    project = write(stage=TABLE.replace("KINDS[name]", taken), kinds=kinds)
+    assert {name for name in code(project, set()) if "kinds" in name} == {f"mine.kinds.{name}" for name in counted}
+    inside = "def work(name):\n    from mine.table import KINDS\n    return " + taken
+    project = write(stage=inside, table=TABLE, kinds=kinds)
+    assert {name for name in code(project, set()) if "kinds" in name} == {f"mine.kinds.{name}" for name in counted}
 
 
 @pytest.mark.parametrize(
@@ -247,6 +315,30 @@ def test_an_entry_that_is_taken_by_a_literal_name_counts_always(write: Write) ->
             "import importlib\ndef work(x): importlib.import_module(f'mine.{x}')",
             "`import_module` of a computed name in line 2",
         ),
+        (
+            "from importlib import import_module\ndef work(x): return [*map(import_module, x)]",
+            "`import_module` of a computed name in line 2",
+        ),
+        (
+            "from importlib import import_module\ndef work(): import_module('.a', 'mine')",
+            "`import_module` of a computed name in line 2",
+        ),
+        (
+            "from importlib import import_module as take\ndef work(x): take(x)",
+            "mine.stage, line 1: `import_module` under another name",
+        ),
+        (
+            "def work(x):\n    from importlib import import_module as take\n    take(x)",
+            "`import_module` under another name in line 2",
+        ),
+        ("import builtins\ndef work(x): return builtins.eval(x)", "`builtins.eval` in line 2"),
+        ("import runpy\ndef work(x): runpy.run_path(x)", "`runpy.run_path` in line 2"),
+        (
+            "from models.named import load\ndef work(x): return load(f'mine.a:{x}')",
+            "mine.stage.work loads by a text that it puts together",
+        ),
+        ("import sys\ndef work(x): return sys.modules[x].f()", "`sys.modules` in line 2"),
+        ("from mine.a import f\ndef work(): return f().__subclasses__()", "`__subclasses__` in line 2"),
         ("from mine.a import *\ndef work(x): f()", "mine.stage, line 1: a star import hides which names are used"),
         ("def work(x): (", "mine.stage is not valid Python"),
     ],
