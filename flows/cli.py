@@ -152,7 +152,7 @@ def deploy(
     from flows.servers import services
     from flows.servers.connection import existing_api_url
     from flows.servers.deployment import deploy as create
-    from flows.terminal.start import check_recipe
+    from flows.terminal.foreground import check_recipe
 
     check_recipe(recipe)
     api_url = existing_api_url(home_folder())
@@ -205,11 +205,11 @@ def sync(as_json: Json = False) -> None:
 def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: str | None = None) -> None:
     from rich.console import Console
 
-    from flows.terminal.start import NightFailed, start
+    from flows.terminal.foreground import NightFailed, run_night
     from flows.terminal.summary import night_summary
 
     try:
-        night = start(recipe, Console(stderr=as_json), keep, night_id)
+        night = run_night(recipe, Console(stderr=as_json), keep, night_id)
     except NightFailed as failure:
         _complain(f"{failure} (traceback: {failure.log})")
         _complain(f"to go on from there: nightschool rerun {failure.night.id}")

@@ -21,7 +21,7 @@ from models.files import write_file
 from tasks.core.errors import StageError
 from tasks.core.journal import Journal
 from tasks.core.run import Run, View
-from tasks.core.stage import context
+from tasks.core.stage import context, read_code
 from tasks.core.store import Artifact, Store
 from tasks.tracking.sender import Sender, sync
 
@@ -67,6 +67,7 @@ def open_session(recipe_path: Path, keep: frozenset[str], night_id: str | None) 
     make_home(home)
     ledger = Ledger(home)
     recipe = load_recipe(recipe_path)
+    read_code()
     night = _choose_night(ledger, recipe, find_recipe(recipe_path), night_id)
     with ledger.hold(night):
         ledger.write(night)

@@ -143,6 +143,12 @@ known_stages: dict[str, "Stage"] = {}
 """Every stage that has been defined in this process, by name."""
 
 
+def read_code() -> None:
+    """Read the code of all stages, before the threads of a night begin: what they ask for later is then known."""
+    for stage in known_stages.values():
+        stage.fingerprint()
+
+
 def check_stage_names(names: Iterable[str]) -> None:
     """Raises UserError for a name that no stage has; it says the near one."""
     for name in names:

@@ -1,4 +1,4 @@
-"""Start a night from the command line: server, environment, flow, and a sentence if it fails."""
+"""Runs a night in the foreground of a terminal: server, environment, flow, and a sentence if it fails."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ class NightFailed(Exception):
         self.log = log
 
 
-def start(recipe: Path, console: Console, keep: list[str] | None = None, night_id: str | None = None) -> Night:
+def run_night(recipe: Path, console: Console, keep: list[str] | None = None, night_id: str | None = None) -> Night:
     """Check a recipe, run it in this process and return the night's entry.
 
     Prefect's server takes 3 to 9 s to answer, so it is started first and awaited after the imports. In a home that has
