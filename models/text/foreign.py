@@ -3,7 +3,7 @@
 For continued pre-training of what the world has published. Architectures that our transformer equals do not come here
 (models/text/identify.py): it computes the same, faster. The price of taking any: the head is theirs and not ours to
 split, so masked models compute the logits of every token and not of the hidden 15 in 100 only (see
-models/objectives.py).
+models/objectives/masked_token.py).
 
 Dropout stays off, whatever the config says: a batch gives the same gradient on any number of devices and after any
 resume, and pre-training reads too little twice to over-fit (Geiping and Goldstein 2022, "Cramming", section 4.3).

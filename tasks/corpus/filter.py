@@ -1,8 +1,9 @@
 """Drops documents that published quality rules call bad, and says of each document which rule and what was measured.
 
 No Python runs per document: compiled kernels read the bytes of a file of documents once and leave a row of counts for
-each (measures.py), the rules are columnar comparisons over those (rules.py). All four rule sets together judge 33 to
-55 MB of text a second and core, where datatrove's four judge 0.3 (`python -m tests.benchmarks.filter`).
+each (tasks/quality/measures.py), the rules are columnar comparisons over those (tasks/quality/rules.py). All four rule
+sets together judge 33 to 55 MB of text a second and core, where datatrove's four judge 0.3 (`python -m
+tests.benchmarks.filter`).
 """
 
 from collections.abc import Callable

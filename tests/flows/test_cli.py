@@ -1,19 +1,38 @@
 """The command line before anything runs: quick, and one sentence for each mistake."""
 
+import inspect
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from flows.cli import app
 from tests.tiny import Commands
+
+VERBS = ("quickstart", "run", "plan", "rerun", "up", "down", "status", "deploy", "settings", "sync")
 
 
 def test_help_names_every_verb() -> None:
     done = subprocess.run([sys.executable, "-m", "flows.cli", "--help"], capture_output=True, text=True, check=True)
-    for verb in ("quickstart", "run", "plan", "rerun", "up", "down", "status", "deploy", "sync"):
+    for verb in VERBS:
         assert f" {verb} " in done.stdout
+
+
+def test_the_help_of_every_verb_has_an_example_that_can_be_typed() -> None:
+    commands = {
+        command.name or command.callback.__name__: command for command in app.registered_commands if command.callback
+    }
+    assert tuple(commands) == VERBS
+    for verb, command in commands.items():
+        (example,) = re.findall(r"Example: nightschool (.*)", inspect.cleandoc(command.callback.__doc__ or ""))
+        typed, *arguments = shlex.split(example)
+        assert typed == verb
+        typer.main.get_command(app).commands[verb].make_context(verb, arguments)  # type: ignore[attr-defined]
 
 
 def imported_by(module: str, heavy: tuple[str, ...]) -> list[str]:
