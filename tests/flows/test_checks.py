@@ -203,8 +203,8 @@ def test_a_mixture_of_what_only_the_documents_know_is_left_to_them(texts: Path) 
         ({"kind": "files", "paths": ["nosuch://bucket/x"]}, "begins with nosuch://, which fsspec does not know"),
         ({"kind": "python-docs", "packages": ["no_such_package"]}, "The package 'no_such_package'"),
         (
-            {"kind": "python-docs", "packages": ["a.b"]}, "`ingest.sources.0.packages.0` is 'a.b'; write it with the
-            letters, digits and `_` of one import name alone",
+            {"kind": "python-docs", "packages": ["a.b"]},
+            "`ingest.sources.0.packages.0` is 'a.b'; write it with the letters, digits and `_` of one import name alone",
         ),
         ({"kind": "datasets", "path": "./no/such"}, "is no folder here, and no name on the hub"),
         ({"kind": "datasets", "path": "data/wiki/train"}, "is no folder here, and no name on the hub"),
