@@ -17,17 +17,14 @@ from pydantic import Field
 
 from models.learn.incidents import read_incidents
 from models.settings import Settings
-from tasks.core.digest import digest
 from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Artifact, Reference
 from tasks.corpus.documents import document_files
 from tasks.corpus.snapshot import Snapshot, snapshot_digest
-from tasks.lineage.graph import Graph, Node, ancestors, beside
-from tasks.lineage.layout import BOX_HEIGHT, BOX_WIDTH, draw
+from tasks.lineage.graph import ancestors, beside
 from tasks.release.charts import accuracies_of, bits_of, losses_of
-
-TEMPLATES = Path(__file__).parent / "templates"
-FILES_SHOWN = 12
+from tasks.release.lineage_page import write_lineage
+from tasks.release.pages import TEMPLATES, render
 
 
 class ReportSettings(Settings):
@@ -125,7 +122,7 @@ def report(night: NightOfText, settings: ReportSettings, out: Path, log: StageLo
         "TF-IDF + logistic regression": (night.baseline, "third"),
     }
     accuracies = {name: (found.metrics, colour) for name, (found, colour) in contenders.items() if found is not None}
-    _render(
+    render(
         out / "report.html",
         title=settings.title,
         subtitle=f"Model {model.digest[:12]}, trained on snapshot {snapshot_digest(night.tokens)[:12]}{_origin(model)}",
@@ -141,39 +138,9 @@ def report(night: NightOfText, settings: ReportSettings, out: Path, log: StageLo
         examples=examples,
         artifacts=[{"name": name, "digest": artifact.digest} for name, artifact in night.by_name().items()],
     )
-    graph = ancestors(night.by_name().values(), beside(model))
-    drawing = draw(graph)
-    _render(
-        out / "lineage.html",
-        title=settings.title,
-        width=drawing.width,
-        height=drawing.height,
-        box_width=BOX_WIDTH,
-        box_height=BOX_HEIGHT,
-        boxes=[
-            {
-                "key": _key(node),
-                "stage": node.reference.stage,
-                "digest": node.reference.digest,
-                "facts": facts_of(node, graph)[:2],
-                "x": drawing.boxes[node.reference][0],
-                "y": drawing.boxes[node.reference][1],
-            }
-            for node in graph.nodes
-        ],
-        edges=[
-            {
-                "start": f"{start.stage}-{start.digest}",
-                "end": f"{end.stage}-{end.digest}",
-                "path": path,
-                "names": f"{start.stage} is {', '.join(graph.edges[start, end])} of {end.stage}",
-            }
-            for (start, end), path in drawing.paths.items()
-        ],
-        manifests={_key(node): _describe(node) for node in graph.nodes},
-    )
-    log.info(f"report and lineage of {len(graph.nodes)} artifacts")
-    return {"artifacts": len(graph.nodes), "examples": len(examples), **whole}
+    drawn = write_lineage(out / "lineage.html", settings.title, ancestors(night.by_name().values(), beside(model)))
+    log.info(f"report and lineage of {drawn} artifacts")
+    return {"artifacts": drawn, "examples": len(examples), **whole}
 
 
 def totals_of(tokens: Snapshot) -> dict[str, int]:
@@ -222,33 +189,6 @@ def find_examples(artifact: Artifact, before: Artifact, settings: ReportSettings
     return found
 
 
-def facts_of(node: Node, graph: Graph) -> list[str]:
-    """Short lines for a node's box, the most telling first: how it differs from a twin, then its figures."""
-    differing = graph.differing_settings(node).items()
-    facts = [f"{name.rpartition('.')[2]}: {value}" for name, value in differing if not isinstance(value, list)]
-    facts = [fact if len(fact) <= 28 else fact[:27] + "…" for fact in facts[:1]]
-    metrics = node.metrics
-    if "kept" in metrics and "documents" in metrics:
-        facts.append(f"{metrics['kept']:,} of {metrics['documents']:,} kept")
-    elif "documents" in metrics:
-        facts.append(f"{metrics['documents']:,} documents")
-    for name, shown in (
-        ("bits_per_byte", "{:.3f} bits per byte"),
-        ("bits_per_hidden_token", "{:.3f} bits per hidden token"),
-        ("accuracy", "accuracy {:.1%}"),
-        ("train_tokens", "{:,} tokens"),
-        ("vocabulary", "{:,} different tokens"),
-        ("weights", "{:,} weights"),
-        ("steps", "{:,} steps"),
-        ("labels", "{:,} labels"),
-    ):
-        if name in metrics:
-            facts.append(shown.format(metrics[name]))
-    if "bytes" in metrics:
-        facts.append(f"{metrics['bytes'] / 1e6:,.1f} MB")
-    return facts or [f"{name.replace('_', ' ')}: {_number(value)}" for name, value in metrics.items()]
-
-
 def _corpus_figures(ingested: Artifact, last_judge: Artifact, whole: dict[str, int]) -> Iterator[Figure]:
     taken, kept = ingested.metrics["documents"], last_judge.metrics["kept"]
     megabytes = ingested.metrics["bytes"] / 1e6
@@ -294,50 +234,5 @@ def _quote(artifact: Artifact, doc_ids: Sequence[str], characters: int) -> dict[
     return quoted
 
 
-def _describe(node: Node) -> dict[str, Any]:
-    """A manifest as headed lists of (name, value) for the page's side panel."""
-    sections: list[tuple[str, list[tuple[str, str]]]] = [
-        ("figures", [(name, _number(value)) for name, value in node.metrics.items()])
-    ]
-    manifest = node.manifest
-    if manifest is not None:
-        files = [(entry.path, f"{entry.bytes:,} bytes") for entry in manifest.files[:FILES_SHOWN]]
-        if len(manifest.files) > FILES_SHOWN:
-            files.append((f"and {len(manifest.files) - FILES_SHOWN} more", ""))
-        settings = [(name, json.dumps(value, ensure_ascii=False)) for name, value in manifest.settings.items()]
-        sections += [
-            ("made of", [(name, f"{given.stage} {given.digest[:12]}") for name, given in node.inputs.items()]),
-            ("settings", settings),
-            ("files", files),
-            ("libraries", list(manifest.libraries.items())),
-            ("code", [("symbols and files", f"{len(manifest.code):,}"), ("digest", digest(manifest.code)[:12])]),
-        ]
-    return {"stage": node.reference.stage, "digest": node.reference.digest, "sections": sections}
-
-
-def _key(node: Node) -> str:
-    return f"{node.reference.stage}-{node.reference.digest}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
-
-
 def _millions(value: float) -> str:
     return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value:,}"
-
-
-def _render(path: Path, **values: Any) -> None:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["count"] = lambda value: f"{value:,.0f}"
-    environment.filters["percent"] = lambda share: f"{share:.1%}"
-    path.write_text(environment.get_template(path.name).render(values), encoding="utf-8")

@@ -204,7 +204,7 @@ def test_a_mixture_of_what_only_the_documents_know_is_left_to_them(texts: Path) 
         ({"kind": "python-docs", "packages": ["no_such_package"]}, "The package 'no_such_package'"),
         (
             {"kind": "python-docs", "packages": ["a.b"]},
-            "`ingest.sources.0.packages.0` is 'a.b'; write it with the letters, digits and `_` of one import name alone",
+            "`ingest.sources.0.packages.0` is 'a.b'; write it with the letters, digits and `_` of one import name",
         ),
         ({"kind": "datasets", "path": "./no/such"}, "is no folder here, and no name on the hub"),
         ({"kind": "datasets", "path": "data/wiki/train"}, "is no folder here, and no name on the hub"),
