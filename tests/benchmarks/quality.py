@@ -82,7 +82,7 @@ def ours(folder: Path, seed: int, algorithm: str = "muon", rate: float = 1.0) ->
 
 
 def rival(folder: Path, seed: int, precision: str, **changes: float) -> Side:
-    """nanoGPT's shape and loop, always over as many tokens as `RIVAL`."""
+    """The side that has nanoGPT's shape and loop, always over as many tokens as `RIVAL`."""
     described = {**RIVAL, **changes, "precision": precision, "seed": seed}
     larger = described["batch"] / RIVAL["batch"]
     described |= {"steps": round(RIVAL["steps"] / larger), "warmup": round(RIVAL["warmup"] / larger)}
