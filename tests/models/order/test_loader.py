@@ -13,7 +13,7 @@ from models.order.batch import Batch
 from models.order.examples import Examples
 from models.order.loader import Steps
 from models.order.windows import Windows
-from models.spec import FitSpec, MaskedToken, Source, TokenStream
+from models.spec import FitSpec, LabelledExamples, MaskedToken, Source, TokenStream
 from tests.models.shards import counting_documents, examples_spec, stream_spec
 
 MASKED = MaskedToken(mask_token=63)
@@ -161,7 +161,8 @@ def test_a_mask_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
 
 def test_examples_are_padded_to_the_longest_and_cut_to_the_context(tmp_path: Path) -> None:
     spec = examples_spec(tmp_path)
-    examples = Examples(spec.data.train, (4, 1, 9), longest=10)  # type: ignore[union-attr]
+    assert isinstance(spec.data, LabelledExamples)
+    examples = Examples(spec.data.train, (4, 1, 9), longest=10)
     documents = [np.array(document[:10]) for document in counting_documents(60, seed=1)]
     batch = examples.batch([2, 0])
     assert batch.lengths_B.tolist() == [documents[9].size, documents[4].size]
@@ -173,5 +174,6 @@ def test_examples_are_padded_to_the_longest_and_cut_to_the_context(tmp_path: Pat
 
 def test_a_row_outside_the_examples_is_refused(tmp_path: Path) -> None:
     spec = examples_spec(tmp_path)
+    assert isinstance(spec.data, LabelledExamples)
     with pytest.raises(ValueError, match="outside the 60 rows"):
-        Examples(spec.data.train, (60,), 10)  # type: ignore[union-attr]
+        Examples(spec.data.train, (60,), 10)
