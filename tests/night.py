@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -82,7 +83,7 @@ def make_night(home: Path, documents: int = 120) -> Made:
         "filter",
         ["ingest"],
         {"documents": documents, "kept": kept_1.height},
-        lambda out: (kept_1.write_parquet(out / "documents-00000.parquet"), _write(verdicts_1, out)),
+        _judged(kept_1, verdicts_1),
         min_words=50,
     )
     commit(
@@ -90,7 +91,7 @@ def make_night(home: Path, documents: int = 120) -> Made:
         "deduplicate",
         ["filter"],
         {"documents": kept_1.height, "kept": kept_2.height},
-        lambda out: (kept_2.write_parquet(out / "documents-00000.parquet"), _write(verdicts_2, out)),
+        _judged(kept_2, verdicts_2),
         threshold=0.75,
     )
     commit("tokenizer", "tokenizer", ["deduplicate"], {"vocabulary": 8192}, _text("tokenizer.json", "{}"), size=8192)
@@ -233,8 +234,12 @@ def _evaluation(out: Path) -> None:
     (out / "samples.json").write_text(json.dumps(samples))
 
 
-def _write(verdicts: pl.DataFrame, out: Path) -> None:
-    verdicts.write_parquet(out / "verdicts-00000.parquet")
+def _judged(kept: pl.DataFrame, verdicts: pl.DataFrame) -> Callable[[Path], None]:
+    def write(out: Path) -> None:
+        kept.write_parquet(out / "documents-00000.parquet")
+        verdicts.write_parquet(out / "verdicts-00000.parquet")
+
+    return write
 
 
 def _text(name: str, text: str) -> Any:

@@ -42,12 +42,14 @@ def run_corpus(recipe: Path, home: Path) -> list[StageOutcome]:
     """Run the flow `corpus` and return what its stages did."""
     os.environ["NIGHTSCHOOL_HOME"] = str(home)
     from flows.kinds.corpus import corpus
-    from flows.recipe import load_recipe
+    from flows.recipe import TextRecipe, load_recipe
 
+    asked = load_recipe(recipe)
+    assert isinstance(asked, TextRecipe)
     run = PlainRun(home)
     token = context.set(run)
     try:
-        corpus.fn(load_recipe(recipe))
+        corpus.fn(asked)
     finally:
         context.reset(token)
         run.journal.close()
@@ -70,7 +72,7 @@ _do_batch = batches.do_batch
 def main() -> None:
     recipe, home, *log = map(Path, sys.argv[1:])
     if log:
-        batches.do_batch = partial(_logged, log=log[0])  # type: ignore[assignment]
+        batches.do_batch = partial(_logged, log=log[0])
     print(json.dumps({outcome.node: outcome.digest for outcome in run_corpus(recipe, home)}))
 
 

@@ -43,14 +43,17 @@ class Corpus:
 
     @property
     def tonight(self) -> Partition:
+        """The newest partition: what this night took in."""
         return self.partitions[-1]
 
     @property
     def documents(self) -> Snapshot:
+        """The documents of all partitions that are left to learn from, the oldest partition first."""
         return tuple(partition.documents for partition in self.partitions)
 
     @property
     def tokens(self) -> Snapshot:
+        """The token shards of all partitions, the oldest partition first."""
         return tuple(partition.tokens for partition in self.partitions)
 
 

@@ -91,6 +91,7 @@ class Ledger:
         return next((night for night in self.nights() if prefect_run in night.prefect_runs), None)
 
     def write(self, night: Night) -> None:
+        """Put the night's entry on the disk, atomically, in place of the one that stood there."""
         folder = self.home / "nights"
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / f"{night.id}.json", night.model_dump_json(indent=1).encode())
@@ -102,6 +103,7 @@ class Ledger:
             yield
 
     def journal_path(self, night: Night) -> Path:
+        """The file that the night's records are appended to; it need not exist yet."""
         return self.home / "journals" / f"{night.id}.jsonl"
 
     def _lease(self, night: Night) -> Path:
@@ -139,6 +141,7 @@ def close_journal(path: Path, status: str) -> None:
 
 
 def now() -> str:
+    """The time in UTC as ISO 8601 with whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

@@ -54,6 +54,7 @@ class Door:
         self._landing = landing
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Answer one connection: pass it to the application, or refuse it with 401, 403 or a closed WebSocket."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return

@@ -58,6 +58,7 @@ class Port:
         return tuple(listener.fileno() for listener in self.sockets)
 
     def close(self) -> None:
+        """Give the port back: this process listens on it no more."""
         for listener in self.sockets:
             listener.close()
 

@@ -19,7 +19,7 @@ separators of lines."""
 
 
 def printable(text: str) -> str:
-    """One line in which every character without a glyph stands as its escape, such as \\x1b or \\u202e."""
+    r"""One line in which every character without a glyph stands as its escape, such as \x1b or \u202e."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_spelt(mark) if unicodedata.category(mark) in HIDDEN else mark for mark in text)

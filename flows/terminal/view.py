@@ -41,13 +41,16 @@ class TerminalView(AbstractContextManager["TerminalView"]):
         self._bars.stop()
 
     def began(self, node: str, action: str) -> None:
+        """Give the stage a bar, which a terminal shows until the stage ends."""
         self._tasks[node] = self._bars.add_task(printable(f"{node:<18}"), total=None, amount=action)
         self._last_line = time.monotonic()
 
     def said(self, node: str, message: str) -> None:
+        """Print a message above the bars, dimmed, under the stage's name."""
         self.console.print(shown(f"  {node:<18} {message}", "dim"), soft_wrap=True)
 
     def progressed(self, node: str, done: float, total: float, unit: str) -> None:
+        """Move the stage's bar; without a terminal, print a line every 15 s at most."""
         amount = printable(amount_of(done, total, unit))
         if node in self._tasks:
             self._bars.update(self._tasks[node], completed=done, total=total or None, amount=amount)  # type: ignore[arg-type]
@@ -56,6 +59,7 @@ class TerminalView(AbstractContextManager["TerminalView"]):
             self.said(node, amount)
 
     def ended(self, outcome: StageOutcome) -> None:
+        """Replace the stage's bar by a line that stays: what was done, in how many seconds, and the digest."""
         if outcome.node in self._tasks:
             self._bars.remove_task(self._tasks.pop(outcome.node))  # type: ignore[arg-type]
         mark = ("=", "cyan") if outcome.action in ("reused", "kept") else ("✓", "green")
@@ -71,17 +75,21 @@ class LogView:
         self._last_line = 0.0
 
     def began(self, node: str, action: str) -> None:
+        """Log that the stage begins, and how."""
         self.said(node, action)
 
     def said(self, node: str, message: str) -> None:
+        """Log a message under the stage's name."""
         self.logger.info("%s", printable(f"{node}: {message}"))
 
     def progressed(self, node: str, done: float, total: float, unit: str) -> None:
+        """Log how far the stage is, every 15 s at most."""
         if time.monotonic() - self._last_line > PLAIN_INTERVAL_S:
             self._last_line = time.monotonic()
             self.said(node, amount_of(done, total, unit))
 
     def ended(self, outcome: StageOutcome) -> None:
+        """Log what was done, in how many seconds, and the start of the digest."""
         self.said(outcome.node, f"{outcome.action} in {outcome.seconds:.1f} s, {outcome.digest[:12]}")
 
 
@@ -92,18 +100,22 @@ class Views:
         self.views = views
 
     def began(self, node: str, action: str) -> None:
+        """Tell every view that the stage begins."""
         for view in self.views:
             view.began(node, action)
 
     def said(self, node: str, message: str) -> None:
+        """Pass a message on to every view."""
         for view in self.views:
             view.said(node, message)
 
     def progressed(self, node: str, done: float, total: float, unit: str) -> None:
+        """Tell every view how far the stage is."""
         for view in self.views:
             view.progressed(node, done, total, unit)
 
     def ended(self, outcome: StageOutcome) -> None:
+        """Tell every view how the stage ended."""
         for view in self.views:
             view.ended(outcome)
 

@@ -111,9 +111,11 @@ class Training(pl.LightningModule):
         self._save_interval_s = SAVE_EVERY_S
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make the optimizer of the spec; Lightning calls it before the training starts, with the model in place."""
         return optimizer_for(self.model, self.spec.optimisation)
 
     def on_train_start(self) -> None:
+        """Set the random states and load what the training goes on from; Lightning calls it before the first batch."""
         seed_random(self.spec.seed, self._ranks.rank)
         if self._checkpoint:
             self._restore(self._checkpoint)
@@ -126,10 +128,12 @@ class Training(pl.LightningModule):
         self._step_began = self._saved_at = time.monotonic()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the step's learning rate; Lightning calls it before each piece of an update."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Compute the loss of a piece of an update, a scalar that Lightning then takes the gradients of."""
         loss = self._loss(self.model, batch)
         self._pieces.append(loss.detach())
         return loss
@@ -148,6 +152,13 @@ class Training(pl.LightningModule):
             optimizer.zero_grad(set_to_none=True)  # a weight without a gradient is left as it is in every respect
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Report, keep and save the step that an update has made; Lightning calls it after each piece of one.
+
+        Raises:
+            Stopped: the training was asked to stop, and its state is saved.
+            FloatingPointError: the numbers are not finite, and no rollback is left to try.
+            OSError: a checkpoint that the training cannot go on without was refused by the disk.
+        """
         verdict = self._verdict
         if verdict is None:
             return  # a piece of an update

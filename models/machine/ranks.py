@@ -29,6 +29,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
+        """Whether this process is the one that decides and writes for all of them."""
         return self.rank == 0
 
     def agree(self, value: T) -> T:

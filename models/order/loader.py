@@ -46,6 +46,7 @@ class EndWith:
     """Process id."""
 
     def __call__(self, worker: int) -> None:
+        """Watch the training from a thread; torch calls it in each reading process, as that starts, with its number."""
         threading.Thread(target=self._wait, daemon=True).start()
 
     def _wait(self) -> None:

@@ -40,9 +40,14 @@ class Progress(Protocol):
 
     last_step: int
 
-    def append(self, report: Report) -> None: ...
-    def sync(self) -> None: ...
-    def close(self) -> None: ...
+    def append(self, report: Report) -> None:
+        """Take the report of a step that is finished; a step that was reported before says nothing new."""
+
+    def sync(self) -> None:
+        """Bring all reports to the disk; called before a checkpoint is written. Raises OSError when it refuses."""
+
+    def close(self) -> None:
+        """End the record; called once, when the training ends, however it does."""
 
 
 class NoProgress:

@@ -27,6 +27,7 @@ class Norm(nn.RMSNorm):
     """RMSNorm whose weight takes on the input's type: under autocast a mixed pair falls off torch's fused kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise along the last axis; the result has the shape and the type of `x`."""
         assert self.weight is not None
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
@@ -46,6 +47,12 @@ class Attention(nn.Module):
         self.key_norm = Norm(config.head_width, eps=config.norm_epsilon) if config.qk_norm else nn.Identity()
 
     def forward(self, x_BTD: Tensor, rotary_2T1K: Tensor, visible_B1TT: Tensor | None) -> Tensor:
+        """Let each token gather what it sees, shape (B, T, D) -> (B, T, D).
+
+        Args:
+            rotary_2T1K: cosines and signed sines of the positions 0 .. T - 1.
+            visible_B1TT: which keys (last axis) each query sees, bool; None: those up to it if causal, else all.
+        """
         B, T, _ = x_BTD.shape
         q_BTHK = self.query(x_BTD).view(B, T, self.heads, self.head_width)
         k_BTGK = self.key(x_BTD).view(B, T, self.kv_heads, self.head_width)
@@ -68,6 +75,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.mlp_width, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """Transform each token by itself, shape (B, T, D) -> (B, T, D)."""
         return self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
 
 
@@ -82,6 +90,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x_BTD: Tensor, rotary_2T1K: Tensor, visible_B1TT: Tensor | None) -> Tensor:
+        """Add attention and MLP to the stream, shape (B, T, D) -> (B, T, D); the arguments are those of `Attention`."""
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary_2T1K, visible_B1TT)
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 

@@ -33,7 +33,8 @@ it may run in another process or on another machine."""
 class Future(Protocol):
     """A batch at work somewhere."""
 
-    def result(self) -> Facts: ...
+    def result(self) -> Facts:
+        """Wait for the batch and return what its function returned; an error of the function is raised here."""
 
 
 Submit = Callable[[BatchFunction, Any, Path], Future]
@@ -62,10 +63,12 @@ class Batches:
     """What a stage's parameter `batches` offers."""
 
     def __init__(self, folder: Path, submit: Submit | None = None, log: StageLog | None = None) -> None:
-        """Args:
-        folder: where finished batches lie; it outlives a kill and is removed when the stage is committed.
-        submit: the engine; without it, a thread for each core.
-        log: hears how many batches are done.
+        """Open the folder of a stage's batches.
+
+        Args:
+            folder: where finished batches lie; it outlives a kill and is removed when the stage is committed.
+            submit: the engine; without it, a thread for each core.
+            log: hears how many batches are done.
         """
         self.folder = folder
         self._submit = submit

@@ -59,8 +59,10 @@ class Code:
     """A project's source as it stands; looks up names and remembers where they lead."""
 
     def __init__(self, modules: Modules, packages: Collection[str]) -> None:
-        """Args:
-        packages: top-level names that are the project's own.
+        """Read nothing yet: modules are read when a name leads to them.
+
+        Args:
+            packages: top-level names that are the project's own.
         """
         self._modules = modules
         self._packages = frozenset(packages)
@@ -68,6 +70,7 @@ class Code:
         self._found: dict[tuple[str, Chain], frozenset[Place]] = {}
 
     def module(self, name: str) -> ModuleSyntax | None:
+        """The syntax of a module of the project; None for a foreign name or one that is no module."""
         if name not in self._known:
             own = name.partition(".")[0] in self._packages
             self._known[name] = self._modules(name) if own else None
@@ -112,6 +115,7 @@ class Code:
             yield Place(module, "__getattr__")
 
     def is_module(self, name: str) -> bool:
+        """Whether the dotted name is that of one of the project's modules."""
         return self.module(name) is not None
 
     def hears_of_subclasses(self, module: str, name: str) -> bool:

@@ -77,6 +77,7 @@ class Journal:
             self._sync()
 
     def close(self) -> None:
+        """Bring everything to the disk and close the file; a second call does nothing."""
         with self._lock:
             if not self._file.closed:
                 self._sync()

@@ -46,10 +46,17 @@ class StageOutcome:
 class View(Protocol):
     """Whoever shows a run to a person."""
 
-    def began(self, node: str, action: str) -> None: ...
-    def said(self, node: str, message: str) -> None: ...
-    def progressed(self, node: str, done: float, total: float, unit: str) -> None: ...
-    def ended(self, outcome: StageOutcome) -> None: ...
+    def began(self, node: str, action: str) -> None:
+        """Show that a stage begins; called before its function runs, not for an output that is reused."""
+
+    def said(self, node: str, message: str) -> None:
+        """Show a line that a stage, or the store on its behalf, has to say."""
+
+    def progressed(self, node: str, done: float, total: float, unit: str) -> None:
+        """Show how far a stage is; called while its function runs. A total of 0 means that nobody knows it yet."""
+
+    def ended(self, outcome: StageOutcome) -> None:
+        """Show how a stage ended; called once its output is recorded, and not when it fails."""
 
 
 @dataclass
@@ -236,9 +243,11 @@ class RunLog(StageLog):
         )
 
     def info(self, message: str) -> None:
+        """Show the message to whoever watches; the journal does not keep it."""
         self.run.view.said(self.node, message)
 
     def metrics(self, values: dict[str, float], step: int | None = None, time_ms: int | None = None) -> None:
+        """Write the figures into the journal, unless an earlier process of this run has written that step."""
         if step is not None:
             if step <= self._last_step:  # a resumed process reports again what it had reported, bit for bit
                 return
@@ -247,6 +256,7 @@ class RunLog(StageLog):
         self.run.journal.append("metrics", self.node, values=values, step=step or 0, at=at)
 
     def progress(self, done: float, total: float, unit: str) -> None:
+        """Show how far the work is to whoever watches."""
         self.run.view.progressed(self.node, done, total, unit)
 
 

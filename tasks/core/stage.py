@@ -91,6 +91,7 @@ class StageCall:
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The settings that enter the key, as plain JSON values, by the name of their parameter."""
         return {name: for_key(value) for name, value in self._settings()}
 
     def names(self, settings: dict[str, Any]) -> set[str]:
@@ -130,7 +131,8 @@ class Context(Protocol):
 
     store: Store
 
-    def call(self, call: StageCall) -> Artifact: ...
+    def call(self, call: StageCall) -> Artifact:
+        """Answer for a stage: make or find its artifact (a run), or say what would become of it (a plan)."""
 
     def write(self, path: Path, content: bytes) -> None:
         """Keep a fact of the flow's own beside the artifacts; a plan keeps nothing."""
@@ -200,6 +202,7 @@ class Stage:
         self.caches = "cache" in self.signature.parameters
 
     def __call__(self, *args: Any, **kwargs: Any) -> Metrics:
+        """Call the stage's function plainly: no key, no store, no record."""
         return self.function(*args, **kwargs)
 
     def run(self, *args: Any, node: str | None = None, settled: bool = False, **kwargs: Any) -> Artifact:

@@ -64,6 +64,7 @@ class Request(BaseModel):
 
     @cached_property
     def key(self) -> str:
+        """The hash of all the fields, under which the output is found again."""
         return digest(self.model_dump())
 
     def references(self) -> Iterator[tuple[str, Reference]]:
@@ -107,6 +108,7 @@ class KeyRecord(BaseModel):
 
     @property
     def reference(self) -> Reference:
+        """The artifact that answers, as others name it."""
         return Reference(stage=self.request.stage, digest=self.digest)
 
 
@@ -120,10 +122,12 @@ class Artifact:
 
     @property
     def reference(self) -> Reference:
+        """The artifact's name in requests: its stage and digest, without its place."""
         return Reference(stage=self.stage, digest=self.digest)
 
     @cached_property
     def manifest(self) -> Manifest:
+        """What manifest.json says: the request and every data file. Read once."""
         return Manifest.model_validate_json((self.path / MANIFEST_FILE).read_bytes())
 
     @cached_property
@@ -151,10 +155,12 @@ class Promise(Artifact):
 
     @classmethod
     def of_stage(cls, stage: str, foretold: dict[str, int | float]) -> "Promise":
+        """The promise of a stage's output, under the digest that stands for an unknown one."""
         return cls(stage, PROMISED, Path(PROMISED), foretold)
 
     @property
     def metrics(self) -> dict[str, int | float]:
+        """The figures that are foretold: all that is known of the output."""
         return self.foretold
 
 
@@ -165,12 +171,15 @@ class Store:
         self.home = home
 
     def path(self, stage: str, digest: str) -> Path:
+        """The folder in which an artifact lies, or would lie."""
         return self.home / "artifacts" / stage / digest
 
     def scratch(self, key: str) -> Path:
+        """The folder in which the output of a key is made; it is gone after the commit."""
         return self.home / "scratch" / key
 
     def get(self, reference: Reference) -> Artifact:
+        """The handle to an artifact; whether its folder stands is not looked at."""
         return Artifact(reference.stage, reference.digest, self.path(reference.stage, reference.digest))
 
     def record(self, request: Request) -> KeyRecord | None:

@@ -59,6 +59,7 @@ class Symbol:
 
     @cached_property
     def content(self) -> Content:
+        """The digest of the symbol's code and the names that it refers to; worked out once."""
         read = Content()
         uses = References(read, self._package)
         for statement in self._statements:

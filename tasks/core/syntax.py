@@ -129,6 +129,7 @@ def chain_of(node: ast.expr) -> tuple[str, ...] | None:
 
 
 def is_text(node: ast.expr) -> bool:
+    """Whether the expression is a string literal."""
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
@@ -155,6 +156,7 @@ def in_scope(node: ast.AST) -> list[ast.AST]:
 
 
 def children(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes directly below a node, in the order of its fields; whether a name is read or bound is left out."""
     for name in node._fields:
         inner = getattr(node, name, None)
         if isinstance(inner, list):

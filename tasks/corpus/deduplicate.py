@@ -91,6 +91,7 @@ class IndexRecord(BaseModel):
 
     @property
     def stop(self) -> int:
+        """Documents of all nights up to this one: where the next night's positions begin."""
         return self.start + sum(self.counts)
 
 

@@ -22,6 +22,7 @@ FILLED_LINE = re.compile(rb".*\S.*")
 
 
 def read_jsonl(part: FilePart, columns: Columns) -> Read:
+    """Read the lines that begin in this piece of a JSON lines file, one row each; lines that are none are rejected."""
     row = part.row
     for block in _lines(part):
         yield from _read_lines(part, row, block, columns)

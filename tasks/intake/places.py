@@ -48,6 +48,7 @@ class Found:
 
 
 def is_url(path: str) -> bool:
+    """Whether a path is for fsspec to open, not for the operating system."""
     return "://" in path
 
 
@@ -97,6 +98,10 @@ def open_file(path: str) -> IO[bytes]:
 
 
 def read_file(path: str) -> bytes:
+    """The whole content of a file here or behind a URL.
+
+    Raises OSError if it is not there or not for us, StageError if the network or the service failed.
+    """
     with closing(open_file(path)) as stream:
         return stream.read()
 

@@ -67,6 +67,7 @@ class RejectWriter:
             self._writer.close()
 
     def add(self, reject: Reject) -> None:
+        """Take one reject; some thousands are held before they are written together."""
         self.first = self.first or reject
         self.written += 1
         self._held.append(reject)

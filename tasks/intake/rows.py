@@ -40,6 +40,7 @@ class Columns(Settings):
     """Says where the document is from, for results by source; without one that is the source's name in the recipe."""
 
     def wanted(self) -> list[str]:
+        """The names of the columns to read, each once: that of the text first."""
         return list(dict.fromkeys(name for name in (self.text, self.id, self.source) if name is not None))
 
 
@@ -78,6 +79,13 @@ def as_rows(
     source: pa.Array | None = None,
     charset: pa.Array | None = None,
 ) -> pa.Table:
+    """Put columns of equal length into the schema ROWS, under the label of the part's file.
+
+    Args:
+        numbers: each row's number in the file; None for a file that is one document.
+        text, id, source: strings, bytes or (id and source) whole numbers; dictionaries of them too.
+        charset: how servers named the encodings of web pages; None where the text is no web page.
+    """
     count = len(text)
     arrays = [
         pa.repeat(pa.scalar(part.unit.label), count),
@@ -102,6 +110,7 @@ def picked(table: pa.Table | pa.RecordBatch, columns: Columns) -> list[pa.Array 
 
 
 def decompressed(stream: IO[bytes], path: str) -> pa.NativeFile:
+    """The stream as Arrow reads it, unpacked on the way where the path ends in .gz or .zst."""
     opened = pa.PythonFile(stream, "r")
     codec = {".gz": "gzip", ".zst": "zstd"}.get(path[path.rfind(".") :].lower())
     return pa.CompressedInputStream(opened, codec) if codec else opened

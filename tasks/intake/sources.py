@@ -39,6 +39,7 @@ class PythonDocs(Settings):
 
     @property
     def name(self) -> str:
+        """What this source is called in document ids and in results by source: its kind."""
         return self.kind
 
     def take_stock(self) -> Stock:

@@ -13,6 +13,7 @@ from tasks.intake.rows import BLOCK, Columns, FilePart, Read, Reject, as_rows, d
 
 
 def read_parquet(part: FilePart, columns: Columns) -> Read:
+    """Read a row group of a Parquet file, or all of them; a file without the wanted columns is rejected whole."""
     with closing(open_file(part.unit.path)) as stream, pq.ParquetFile(stream, buffer_size=1 << 20) as file:
         if reason := _unfit(file.schema_arrow, columns):
             yield Reject(part.unit.label, None, reason)
@@ -28,6 +29,7 @@ def read_parquet(part: FilePart, columns: Columns) -> Read:
 
 
 def read_arrow(part: FilePart, columns: Columns) -> Read:
+    """Read an Arrow stream batch by batch; a file without the wanted columns is rejected whole."""
     with closing(open_file(part.unit.path)) as stream, pa.ipc.open_stream(stream) as reader:
         if reason := _unfit(reader.schema, columns):
             yield Reject(part.unit.label, None, reason)
@@ -39,6 +41,7 @@ def read_arrow(part: FilePart, columns: Columns) -> Read:
 
 
 def read_csv(part: FilePart, columns: Columns) -> Read:
+    """Read a CSV file with a header; rows of another width are rejected one by one, an empty file has no rows."""
     fresh: list[tuple[int, str]] = []
 
     def refuse(row: Any) -> str:

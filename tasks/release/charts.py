@@ -79,9 +79,11 @@ class Intervals:
 
     @property
     def height(self) -> int:
+        """The drawing's height in pixels: 26 a row, and 34 for the axis."""
         return 26 * len(self.rows) + 34
 
     def show_tick(self, value: float) -> str:
+        """What stands at a tick of the axis: the value, or its percentage."""
         return f"{value:.0%}" if self.percent else f"{value:g}"
 
 

@@ -66,6 +66,7 @@ class DocumentFile:
     count: int
 
     def path(self, table: str) -> Path:
+        """The file of these documents' rows in a table."""
         return table_path(self.folder, self.number, table)
 
 

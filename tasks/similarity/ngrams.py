@@ -36,6 +36,7 @@ class Table:
     """The lengths in words that n-grams of the table have."""
 
     def save(self, folder: Path) -> None:
+        """Write each array as <field>.npy into a folder that exists."""
         for field in fields(self):
             np.save(folder / f"{field.name}.npy", getattr(self, field.name))
 

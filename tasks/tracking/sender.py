@@ -50,6 +50,7 @@ class Sender:
         self._thread = threading.Thread(target=self._work, name="mlflow sender", daemon=True)
 
     def start(self) -> "Sender":
+        """Start the thread and return this sender."""
         self._thread.start()
         return self
 

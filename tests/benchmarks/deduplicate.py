@@ -87,7 +87,7 @@ def _report(home: Path, truth: pl.DataFrame, ours: Side, daft: Side, datatrove: 
     texts = pl.concat([pl.read_parquet(path) for path in sorted((home / "corpus").glob("documents-*"))])
     near = _near_pairs(verdicts, dict(texts.select("doc_id", "text").iter_rows()))
     threshold = DeduplicateSettings().threshold
-    precision = (near["true"] >= threshold).mean()
+    precision = (near["true"] >= threshold).to_numpy().mean()
     curve = Table("true similarity", "copies", *kept, title="Of pairs, one dropped")
     for low, high in itertools.pairwise(BUCKETS):
         some = truth.filter(pl.col("similarity").is_between(low, high, closed="left"))
@@ -103,10 +103,10 @@ def _report(home: Path, truth: pl.DataFrame, ours: Side, daft: Side, datatrove: 
     console.print(curve)
     alike = truth.filter(pl.col("similarity") >= ALIKE)["doc_id"]
     recall = sum(doc_id not in kept["nightschool"] for doc_id in alike) / len(alike)
-    error = (near["similarity"] - near["true"]).std()
+    error = (near["similarity"] - near["true"]).to_numpy().std(ddof=1)
     console.print(
         f"{len(near):,} near-duplicates dropped; true similarity at least {threshold - 0.04:.2f}: "
-        f"{(near['true'] >= threshold - 0.04).mean():.2%}; error of the estimate: {error:.3f}"
+        f"{(near['true'] >= threshold - 0.04).to_numpy().mean():.2%}; error of the estimate: {error:.3f}"
     )
     rows = [
         ("precision", precision, f"true similarity at least {threshold}", PRECISION, "{:.4f}"),

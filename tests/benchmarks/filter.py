@@ -78,7 +78,7 @@ def write_corpus(folder: Path, size: float) -> int:
     written = 0
     for name, share in PARTS.items():
         texts = pl.read_parquet(SHARED_DATA / name, columns=["text"])["text"].str.slice(0, LONGEST)
-        step = max(1, int(texts.str.len_bytes().sum() / (size * share)))
+        step = max(1, int(texts.str.len_bytes().to_numpy().sum() / (size * share)))
         for number, text in enumerate(texts.gather_every(step)):
             writer.add(f"{name}/{number}", text, name)
             written += len(text.encode())
@@ -92,7 +92,7 @@ def _report(home: Path, megabytes: float, ours: Side, datatrove: Side) -> int:
     sample = range(0, len(texts), max(1, len(texts) // SAMPLE))
     same = [verdicts["reason"][index] == judged(texts["text"][index], SETTINGS)[0] for index in sample]
     theirs = verdicts["doc_id"].is_in(json.loads((home / "datatrove" / "kept.json").read_text()))
-    equal = ((verdicts["verdict"] == "kept") == theirs).mean()
+    equal = ((verdicts["verdict"] == "kept") == theirs).to_numpy().mean()
     rows = [
         ("times less CPU", datatrove.median("cpu_s") / ours.median("cpu_s"), "datatrove, whole processes", LESS_CPU),
         ("equal verdicts", sum(same) / len(same), f"slow reference, reasons of {len(same):,} documents", EQUAL),

@@ -48,8 +48,15 @@ MFU_GOAL, LITGPT_GOAL = 0.45, 1.15
 NEEDED_S = 20.0
 """With less time left no further side is begun."""
 
-BASE = {"layers": 12, "width": 768, "heads": 12, "kv_heads": 12, "context_length": 1024, "vocabulary": 50_304}
-TINY = {"layers": 2, "width": 64, "heads": 2, "kv_heads": 2, "context_length": 64, "vocabulary": 512}
+BASE: dict[str, Any] = {
+    "layers": 12,
+    "width": 768,
+    "heads": 12,
+    "kv_heads": 12,
+    "context_length": 1024,
+    "vocabulary": 50_304,
+}
+TINY: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "kv_heads": 2, "context_length": 64, "vocabulary": 512}
 
 
 @dataclass(frozen=True)

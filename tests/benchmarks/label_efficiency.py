@@ -19,7 +19,7 @@ from rich.table import Table
 from scipy.stats import t as student
 
 from flows.nights.ledger import Ledger, home_folder
-from flows.recipe import load_recipe
+from flows.recipe import TextRecipe, load_recipe
 from tasks.core.stage import StageLog
 from tasks.core.store import Artifact, Reference, Store
 from tasks.judging.baseline import BaselineSettings, baseline
@@ -65,7 +65,7 @@ def main() -> None:
     chosen = parser.parse_args()
     found = last_quickstart(home_folder())
     recipe = load_recipe(Path("quickstart"))
-    assert recipe.finetune is not None
+    assert isinstance(recipe, TextRecipe) and recipe.finetune is not None
     base = recipe.finetune.training
     console = Console()
     table = Table("labels", "pre-trained", "from scratch", "margin", "TF-IDF", box=None)

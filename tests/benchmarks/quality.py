@@ -19,6 +19,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -39,8 +40,8 @@ RIVAL = {"batch": 8, "steps": 1000, "warmup": 100, "rate": 2e-3}
 """The best of `RIVAL_GRID`, at 2 M tokens: 1.984 bits a byte, against 2.012 at half and 2.077 at twice its rate."""
 RIVAL_GRID = {"rate": (1e-3, 2e-3, 4e-3), "batch": (8,)}
 OURS_STEPS = 500
-OURS_GRID = {"algorithm": ("adamw", "muon"), "rate": (0.5, 1.0, 2.0)}
-"""Rates as multiples of the derived one."""
+OURS_GRID = (("adamw", "muon"), (0.5, 1.0, 2.0))
+"""Algorithms, and rates as multiples of the derived one."""
 PEERS = "tests.benchmarks.peers"
 
 
@@ -57,12 +58,16 @@ def prepare(books: Path, folder: Path) -> None:
         encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return np.concatenate([np.array([*document.ids, end], np.uint16) for document in encoded])
 
+    def token_bytes(token: int) -> int:
+        piece = tokenizer.id_to_token(token)
+        assert piece is not None
+        return 0 if piece == END_OF_TEXT else len(piece)
+
     seen, judged = tokens(train), tokens(unseen)
     starts = np.linspace(0, len(judged) - CONTEXT - 1, JUDGED).astype(int)
-    pieces = [tokenizer.id_to_token(i) for i in range(VOCABULARY)]
     np.save(folder / "train.npy", seen)
     np.save(folder / "held_out.npy", np.stack([judged[start : start + CONTEXT + 1] for start in starts]))
-    np.save(folder / "token_bytes.npy", [0 if piece == END_OF_TEXT else len(piece) for piece in pieces])
+    np.save(folder / "token_bytes.npy", [token_bytes(token) for token in range(VOCABULARY)])
     facts = {"vocabulary": VOCABULARY, "context": CONTEXT, "train": len(seen), "held_out": len(judged)}
     (folder / "facts.json").write_text(json.dumps(facts))
 
@@ -72,24 +77,24 @@ def ours(folder: Path, seed: int, algorithm: str = "muon", rate: float = 1.0) ->
     settings = derived(standard_model("mini", VOCABULARY), OURS_STEPS * 8 * CONTEXT, batch=8)
     optimisation = {
         "algorithm": algorithm,
-        "learning_rate": rate * settings.learning_rate,
-        "weight_decay": settings.weight_decay,
-        "warmup_steps": settings.warmup_steps,
-        "cooldown_steps": settings.cooldown_steps,
+        "learning_rate": rate * settings.optimisation.learning_rate,
+        "weight_decay": settings.optimisation.weight_decay,
+        "warmup_steps": settings.optimisation.warmup_steps,
+        "cooldown_steps": settings.optimisation.cooldown_steps,
     }
     described = {"precision": "bf16", "batch": 8, "steps": settings.steps, "seed": seed, "optimisation": optimisation}
     return side("nightschool bf16", "nightschool", folder, described)
 
 
 def rival(folder: Path, seed: int, precision: str, **changes: float) -> Side:
-    """nanoGPT's shape and loop, always over as many tokens as `RIVAL`."""
-    described = {**RIVAL, **changes, "precision": precision, "seed": seed}
+    """The side that has nanoGPT's shape and loop, always over as many tokens as `RIVAL`."""
+    described: dict[str, Any] = {**RIVAL, **changes, "precision": precision, "seed": seed}
     larger = described["batch"] / RIVAL["batch"]
     described |= {"steps": round(RIVAL["steps"] / larger), "warmup": round(RIVAL["warmup"] / larger)}
     return side(f"nanoGPT {precision}", "nanogpt", folder, described)
 
 
-def side(name: str, peer: str, folder: Path, described: dict) -> Side:
+def side(name: str, peer: str, folder: Path, described: dict[str, Any]) -> Side:
     return Side(name, (sys.executable, "-m", f"{PEERS}.quality_{peer}", str(folder), json.dumps(described)))
 
 
@@ -99,7 +104,7 @@ def once(side: Side) -> None:
 
 def tune(folder: Path) -> None:
     """Every point of both grids once, in bf16: quality differs from float32's by less than from one seed to another."""
-    for algorithm, rate in itertools.product(*OURS_GRID.values()):
+    for algorithm, rate in itertools.product(*OURS_GRID):
         once(replace(ours(folder, 0, algorithm, rate), name=f"ours {algorithm} {rate:g} times"))
     for rate, batch in itertools.product(*RIVAL_GRID.values()):
         once(replace(rival(folder, 0, "bf16", rate=rate, batch=batch), name=f"rival {rate:g} {batch}"))
@@ -107,7 +112,7 @@ def tune(folder: Path) -> None:
 
 def judge(folder: Path, rounds: int) -> bool:
     """All sides in turn; whether ours reaches the rival's quality within the goal."""
-    runs: dict[str, list[dict]] = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
     for seed in range(rounds):
         for each in (ours(folder, seed), rival(folder, seed, "bf16"), rival(folder, seed, "float32")):
             once(each)

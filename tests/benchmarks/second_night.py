@@ -40,7 +40,7 @@ def night(spec: FitSpec) -> float:
             super().__init__(command, *rest, **named)  # type: ignore[call-overload]
 
     plain = subprocess.Popen
-    subprocess.Popen = Watched  # type: ignore[misc]
+    subprocess.Popen = Watched  # type: ignore[assignment, misc]
     try:
         supervise(spec, StageLog())
     finally:

@@ -82,7 +82,10 @@ def prepare(folder: Path) -> None:
     settings = TokenizerSettings(vocabulary=32_768, heldout=0)
     corpus = Artifact("documents", "", folder / "documents")
     tokenizer(corpus, settings, folder / "tokenizer", StageLog())
-    print(f"{documents.height:,} documents, {sizes.sum() / 1e6:.0f} MB of text, {len(parts)} files", file=sys.stderr)
+    print(
+        f"{documents.height:,} documents, {sizes.to_numpy().sum() / 1e6:.0f} MB of text, {len(parts)} files",
+        file=sys.stderr,
+    )
 
 
 def sides(folder: Path) -> dict[str, Side]:

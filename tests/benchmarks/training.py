@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,14 +122,14 @@ def sides(folder: Path, shape: Shape) -> dict[str, Side]:
         include={"vocabulary", "context_length", "layers", "width", "heads", "kv_heads", "head_width", "mlp_width"}
         | {"rope_base", "norm_epsilon"}
     )
-    made = {}
+    made: dict[str, Side] = {}
 
     def side(name: str, python: str, arguments: list[str], ours: bool, **facts: object) -> None:
         file = folder / f"{len(made)}.json"
         spec = training(folder, model, shape.warm + shape.steps, str(len(made)))
         common = {"windows": str(folder / "windows.npy"), "out": str(folder / f"{len(made)}-peer"), "batch": BATCH}
         clock = {"accumulate": 1, "warm": shape.warm, "steps": shape.steps, "threads": THREADS}
-        choice: Mapping[str, object] = {"compile": True, "precision": "bf16-mixed", **facts}
+        choice: dict[str, object] = {"compile": True, "precision": "bf16-mixed", **facts}
         file.write_text(json.dumps(sizes | common | clock | choice | {"spec": spec.model_dump(mode="json")}))
         variables = {
             "PYTHONPATH": str(PROJECT) if ours else "",

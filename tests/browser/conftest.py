@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,7 +13,7 @@ from flows.servers.connection import connect_tracking
 from flows.servers.process import listen
 from flows.servers.services import PREFECT_PORT, Services, down, up
 from tasks.core.stage import StageLog
-from tasks.core.store import Reference, Request
+from tasks.core.store import Request
 from tasks.release.report import ReportSettings, report
 from tasks.tracking.sender import sync
 from tests.night import Made, make_night, write_journal
@@ -101,13 +101,15 @@ def tracked(services: Services) -> Tracked:
     out.mkdir(parents=True)
     settings = ReportSettings(title="quickstart")
     metrics = report(made.of_text(), settings, out, StageLog())
-    inputs: dict[str, Reference | None] = {name: artifact.reference for name, artifact in made.artifacts.items()}
+    inputs: dict[str, Any] = {name: artifact.reference for name, artifact in made.artifacts.items()}
     request = Request(stage="report", version=1, inputs=inputs, settings={}, code={}, libraries={})
     journal = home / "journals" / "20261122-0200-quickstart.jsonl"
     write_journal(journal, made, made.store.commit(request, out, metrics))
     uri = connect_tracking(home)
     sync(journal, uri)
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("quickstart").experiment_id
+    found = client.get_experiment_by_name("quickstart")
+    assert found
+    experiment = found.experiment_id
     runs = {run.data.tags["nightschool.node"]: run.info.run_id for run in client.search_runs([experiment])}
     return Tracked(services.pages["mlflow"].partition("/#/")[0], made, experiment, runs)

@@ -3,7 +3,7 @@
 import http.server
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,7 +12,7 @@ from flows.servers.services import Services
 from tests.browser.conftest import Tracked, enter
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, Response
 
 CREATE = {
     "prefect": ("/api/flows/", '{"name": "attack"}'),
@@ -87,7 +87,7 @@ def traces(services: Services) -> list[str]:
     """Flows and experiments that an attack has made."""
     import httpx
 
-    ours = {"headers": {"Authorization": Access.of(services.home).authorization}, "trust_env": False}
+    ours: dict[str, Any] = {"headers": {"Authorization": Access.of(services.home).authorization}, "trust_env": False}
     flows = httpx.post(f"{services.api_url}/flows/filter", json={}, **ours).json()
     search = f"{services.mlflow_url}/api/2.0/mlflow/experiments/search"
     experiments = httpx.post(search, json={"max_results": 100}, **ours).json()["experiments"]
@@ -117,7 +117,11 @@ def test_a_foreign_pages_form_image_script_and_frame_are_refused(
     path, body = CREATE[part]
     for base in urls(services, part):
         answered: list[tuple[str, int]] = []
-        foreign.on("response", lambda response, to=answered: to.append((response.url, response.status)))
+
+        def note(response: "Response", to: list[tuple[str, int]] = answered) -> None:
+            to.append((response.url, response.status))
+
+        foreign.on("response", note)
         for tag in ("img", "script", "iframe"):
             foreign.evaluate(
                 "([tag, url]) => new Promise(done => {"

@@ -137,7 +137,7 @@ def _watch_the_windows(spec: FitSpec, faults: Faults) -> None:
 
         return Training(spec, model, told, *others)
 
-    models.fit.Training = watched  # type: ignore[assignment, misc]
+    models.fit.Training = watched  # type: ignore[assignment, attr-defined]
 
 
 def _watch_the_checkpoints(spec: FitSpec, fatal: int | None) -> None:
@@ -174,8 +174,8 @@ def _watch_the_checkpoints(spec: FitSpec, fatal: int | None) -> None:
         happens("half", file.name, half)
         real_save_file(tensors, file, header)
 
-    real_fsync, os.fsync = os.fsync, fsync
-    real_save_file, models.learn.tensors.save_file = models.learn.tensors.save_file, save_file
+    real_fsync, os.fsync = os.fsync, fsync  # type: ignore[assignment]
+    real_save_file, models.learn.tensors.save_file = models.learn.tensors.save_file, save_file  # type: ignore[assignment, attr-defined]
     sys.addaudithook(audit)
 
 

@@ -160,15 +160,17 @@ def corpus_digests(engine: Engine, recipe: Path, home: Path, monkeypatch: pytest
     """The digests of all data stages, their batches done by this engine under Prefect."""
     monkeypatch.setenv("NIGHTSCHOOL_HOME", str(home))
     from flows.kinds.corpus import corpus
-    from flows.recipe import load_recipe
+    from flows.recipe import TextRecipe, load_recipe
     from tasks.core.run import submit_to_prefect
     from tasks.core.stage import context
 
+    asked = load_recipe(recipe)
+    assert isinstance(asked, TextRecipe)
     run = PlainRun(home)
     run.submit = submit_to_prefect
     token = context.set(run)
     try:
-        corpus.with_options(task_runner=engine.task_runner())(load_recipe(recipe))
+        corpus.with_options(task_runner=engine.task_runner())(asked)
     finally:
         context.reset(token)
     return {outcome.node: outcome.digest for outcome in run.outcomes}

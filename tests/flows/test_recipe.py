@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.recipe import load_recipe
+from flows.recipe import TextRecipe, load_recipe
 from flows.recipe_file import find_recipe
 from tasks.core.errors import UserError
 from tests.conftest import PROJECT
@@ -21,6 +21,7 @@ def written(folder: Path, text: str) -> Path:
 
 def test_a_recipe_that_names_only_a_source_has_a_default_for_all_else(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, GOOD))
+    assert isinstance(recipe, TextRecipe)
     assert recipe.name == "small"
     assert recipe.finetune is None
     assert recipe.tokenizer.vocabulary > 0
@@ -87,8 +88,10 @@ def test_a_continued_model_brings_its_tokenizer(tmp_path: Path) -> None:
     start = f"pretrain:\n  start: {tmp_path}\n"
     (tmp_path / "tokenizer.json").write_text("{}")
     recipe = load_recipe(written(tmp_path, GOOD + start))
+    assert isinstance(recipe, TextRecipe)
     assert recipe.tokenizer.path == tmp_path
     recipe = load_recipe(written(tmp_path, GOOD + start + "tokenizer:\n  heldout: 0.2\n"))
+    assert isinstance(recipe, TextRecipe)
     assert (recipe.tokenizer.path, recipe.tokenizer.heldout) == (tmp_path, 0.2)
     with pytest.raises(UserError, match="an adopted tokenizer is not trained: remove vocabulary, or path"):
         load_recipe(written(tmp_path, GOOD + start + "tokenizer:\n  vocabulary: 512\n"))

@@ -104,7 +104,7 @@ def test_keys_are_texts() -> None:
 
 
 def test_plain_values_are_those_of_pyyaml() -> None:
-    values = {"a": [1, 2.5, True, None, "text", {"b": []}, [{}]], "c": "two\nlines", "d": "'", "e": ""}
+    values: dict[str, Any] = {"a": [1, 2.5, True, None, "text", {"b": []}, [{}]], "c": "two\nlines", "d": "'", "e": ""}
     assert parse(yaml.safe_dump(values)) == values
     assert parse(yaml.safe_dump(values, default_flow_style=True)) == values
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -92,7 +93,8 @@ def stopped_after(spec: FitSpec, group: list[BaseProcess], step: int) -> None:
 
 def several(folder: Path, strategy: str = "ddp", **changes: object) -> FitSpec:
     machine = Machine(precision="float32", devices=2, strategy=strategy)  # type: ignore[arg-type]
-    return stream_spec(folder, **{"machine": machine, "steps": STEPS, "checkpoint_every": 20, **changes})
+    given: dict[str, Any] = {"machine": machine, "steps": STEPS, "checkpoint_every": 20, **changes}
+    return stream_spec(folder, **given)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def measure(
     rate: Callable[[int], float],
     batch: Callable[[int], tuple[Tensor, Tensor]],
     corpus: Corpus,
-    settings: dict,
+    settings: dict[str, Any],
 ) -> dict[str, float]:
     """Train for settings["steps"] and judge; progress to stderr."""
     torch.set_num_threads(THREADS)

@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,7 @@ class GPT(nn.Module):
         return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
 
 
-def rates(settings: dict) -> Callable[[int], float]:
+def rates(settings: dict[str, Any]) -> Callable[[int], float]:
     """Linear warm-up, then a cosine that ends at a tenth with the last step."""
 
     def rate(step: int) -> float:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 
-def print_sums(parts, end):
+def print_sums(parts: Iterable[Any], end: int) -> None:
     """`parts`: arrays of ids that together hold whole documents, each ending in `end`."""
     stream = np.concatenate([np.asarray(part, dtype=np.uint16) for part in parts])
     stops = np.flatnonzero(stream == end) + 1

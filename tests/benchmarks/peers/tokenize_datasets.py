@@ -4,20 +4,21 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 mode, source, tokenizer, out = sys.argv[1], *map(Path, sys.argv[2:5])
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def main():
+def main() -> None:
     from datasets import Features, Sequence, Value, disable_progress_bars, load_dataset
     from tokenizers import Tokenizer
 
     disable_progress_bars()
     encoder = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
 
-    def encode(rows):
+    def encode(rows: dict[str, list[str]]) -> dict[str, Any]:
         encodings = encoder.encode_batch_fast(rows["text"], add_special_tokens=False)
         return {"tokens": [[*encoding.ids, 0] for encoding in encodings]}
 

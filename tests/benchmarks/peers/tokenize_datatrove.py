@@ -10,7 +10,7 @@ mode, source, tokenizer, out = sys.argv[1], *map(Path, sys.argv[2:5])
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def main():
+def main() -> None:
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.readers import ParquetReader
     from datatrove.pipeline.tokens import DocumentTokenizer

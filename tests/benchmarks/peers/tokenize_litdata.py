@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 mode, source, tokenizer, out = sys.argv[1], *map(Path, sys.argv[2:5])
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -12,7 +14,7 @@ os.environ["DATA_OPTIMIZER_DATA_CACHE_FOLDER"] = str(out / "cache-data")
 os.environ["DATA_OPTIMIZER_CACHE_FOLDER"] = str(out / "cache-chunks")
 
 
-def encode(path):
+def encode(path: str) -> Iterator[Any]:
     import numpy as np
     import pyarrow.parquet as pq
     import torch

@@ -20,12 +20,13 @@ from models.learn.optimizers import optimizer_for
 from models.machine.hardware import keep_large_blocks
 from models.objectives.losses import loss_for
 from models.order.batch import Batch
-from models.spec import FitSpec
+from models.spec import FitSpec, ModelConfig
 from models.text.transformer import fresh
 
 
 def main(shape: dict[str, Any]) -> None:
     spec = FitSpec.model_validate(shape["spec"])
+    assert isinstance(spec.model, ModelConfig)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(shape["threads"])

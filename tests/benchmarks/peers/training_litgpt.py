@@ -56,7 +56,7 @@ class Windows(IterableDataset[Tensor]):
             raise Measured
 
 
-class Prepared(DataModule):
+class Prepared(DataModule):  # type: ignore[misc]  # litgpt is not there where types are checked
     """What `pretrain` asks for its batches."""
 
     def __init__(self, shape: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import lxml.html
@@ -22,9 +23,9 @@ PARTS = {
 }
 
 
-def pages(data):
+def pages(data: Path) -> list[str]:
     """100 pages of the user documentation and 100 of four generations of javadoc."""
-    docs = pq.read_table(data / "kafka_docs_html.parquet")["text"].to_pylist()
+    docs: list[str] = pq.read_table(data / "kafka_docs_html.parquet")["text"].to_pylist()
     javadoc = pq.ParquetFile(data / "kafka_javadoc_html.parquet")
     found = docs[::18][:100]
     for group in (0, 3, 6, 9):
@@ -32,7 +33,7 @@ def pages(data):
     return [page for page in found if len(page) < 300_000]
 
 
-def extractor(side):
+def extractor(side: str) -> Callable[[str], str]:
     """The function from a page to its text."""
     if side == "trafilatura":
         import trafilatura
@@ -46,12 +47,12 @@ def extractor(side):
     return lambda page: extract_plain_text(page, skip_elements=surroundings)
 
 
-def bare(text):
+def bare(text: str) -> str:
     """Words without what extractors add between them."""
     return re.sub(r"[\s•|-]+", "", text)
 
 
-def main(side, data):
+def main(side: str, data: Path) -> None:
     """Print megabytes a second of CPU and the share of each kind of part that is in the text."""
     extract, source = extractor(side), pages(data)
     started = time.process_time()

@@ -180,6 +180,7 @@ def test_the_exported_model_is_registered_and_linked_to_its_run(finished: tuple[
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     (version,) = client.search_model_versions("name = 'tiny'")
     assert version.tags["nightschool.digest"] == digests(night)["export"]
+    assert version.run_id
     run = client.get_run(version.run_id)
     assert run.data.tags["nightschool.node"] == "export"
 

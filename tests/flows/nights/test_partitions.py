@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from flows.nights.partitions import find_partitions
-from flows.recipe import load_recipe
+from flows.recipe import TextRecipe, load_recipe
 from tasks.core.errors import StageError, UserError
 from tasks.core.run import StageOutcome
 from tasks.core.store import Artifact
@@ -155,8 +155,10 @@ def test_a_record_that_cannot_be_read_says_what_to_do(corpus: Corpus) -> None:
     corpus.add("a")
     corpus.night()
     (corpus.home / "partitions" / "nights.json").write_text("{")
+    recipe = load_recipe(corpus.recipe)
+    assert isinstance(recipe, TextRecipe)
     with pytest.raises(StageError, match=r"nights\.json, cannot be read; restore it, or remove it"):
-        find_partitions(load_recipe(corpus.recipe))
+        find_partitions(recipe)
 
 
 def test_a_night_of_nothing_but_repetitions_is_a_night(corpus: Corpus) -> None:

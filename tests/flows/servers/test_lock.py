@@ -312,7 +312,7 @@ def test_stock_clients_work_with_what_up_prints(services: Services, home: Path) 
 def test_a_deployment_may_not_say_how_its_runs_are_executed(
     services: Services, access: Access, asked: dict[str, Any]
 ) -> None:
-    sent = {"headers": {"Authorization": access.authorization}, "trust_env": False}
+    sent: dict[str, Any] = {"headers": {"Authorization": access.authorization}, "trust_env": False}
     flow = httpx.post(f"{services.api_url}/flows/", json={"name": "asks"}, **sent).json()["id"]
     body = {"name": "asks", "flow_id": flow, "work_pool_name": "nightschool", "job_variables": asked}
     answer = httpx.post(f"{services.api_url}/deployments/", json=body, **sent)
@@ -351,9 +351,10 @@ def test_the_worker_would_not_listen_to_a_deployment_that_did(home: Path) -> Non
     from prefect.workers.process import ProcessJobConfiguration
 
     asked = {"command": "touch /tmp/x", "env": {"PYTHONPATH": "/tmp"}, "working_dir": "/work", "labels": {"a": "b"}}
-    made = ProcessJobConfiguration.from_template_and_values(pool_template(home), asked, client=object())
+    nobody: Any = object()
+    made = ProcessJobConfiguration.from_template_and_values(pool_template(home), asked, client=nobody)
     with ThreadPoolExecutor(1) as thread:  # a browser test before this one may have left a loop running in ours
-        configuration = thread.submit(asyncio.run, made).result()
+        configuration: Any = thread.submit(asyncio.run, made).result()
     assert (configuration.command, configuration.env, configuration.labels) == (None, {}, {})
     assert configuration.working_dir == Path("/work")
 

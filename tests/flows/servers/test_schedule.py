@@ -96,11 +96,16 @@ def test_a_retry_from_prefects_page_goes_on_with_the_same_night(commands: Comman
     before = {night.id for night in nights(commands)}
     deployment = ask(services, "deployments/name/nightly/tiny")
     run = ask(services, f"deployments/{deployment['id']}/create_flow_run", {})
-    new = lambda state: [night for night in nights(commands) if night.id not in before and night.state == state]  # noqa: E731
+
+    def new(state: str) -> list[Night]:
+        return [night for night in nights(commands) if night.id not in before and night.state == state]
+
+    def state() -> str:
+        return ask(services, f"flow_runs/{run['id']}")["state"]["type"]
+
     (failed,) = wait(lambda: new("failed"), 120)
     assert failed.failed_node == "examples"
     commands.change("finetune.examples.min_words", 20)
-    state = lambda: ask(services, f"flow_runs/{run['id']}")["state"]["type"]  # noqa: E731
     wait(lambda: state() == "FAILED", 30)
     retry = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
     ask(services, f"flow_runs/{run['id']}/set_state", {"state": retry})  # what the button sends

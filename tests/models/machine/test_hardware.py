@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.machine import hardware
 from models.machine.hardware import bf16_units, choose_precision, sweep_code
 
 WHOLE = next((Path(torch.__file__).parent / "lib").glob("libtorch_python.so*"))
@@ -37,7 +36,7 @@ def test_half_written_libraries_are_removed_and_whole_ones_stay(tmp_path: Path) 
 
 def test_a_library_that_is_being_written_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = library(tmp_path / "one.so", b"", age_s=0.0)
-    monkeypatch.setattr(hardware.time, "sleep", lambda seconds: written.write_bytes(WHOLE.read_bytes()))
+    monkeypatch.setattr(time, "sleep", lambda seconds: written.write_bytes(WHOLE.read_bytes()))
     sweep_code(tmp_path)
     assert written.read_bytes() == WHOLE.read_bytes()
 

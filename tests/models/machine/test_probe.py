@@ -12,6 +12,7 @@ from models.fit import fit
 from models.learn.initial_weights import initial_model
 from models.machine import hardware, probe
 from models.machine.compiling import compiled_loss
+from models.machine.hardware import Arithmetic
 from models.machine.probe import Choice, choose, estimated_s
 from models.objectives.losses import loss_for
 from models.order.loader import Steps
@@ -20,7 +21,7 @@ from tests.models.shards import TINY, examples_spec, stream_spec
 
 LONG = 10_000_000
 
-Took = dict[str, float | None]
+Took = dict[Arithmetic, float | None]
 
 
 @pytest.fixture(autouse=True)

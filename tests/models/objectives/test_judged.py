@@ -12,6 +12,7 @@ from models.objectives.classification import predicted_classes
 from models.objectives.masked_token import masked_bits
 from models.objectives.next_token import document_bits
 from models.order.examples import Examples
+from models.spec import LabelledExamples, ModelConfig
 from models.text.generate import continue_tokens
 from models.text.transformer import fresh
 from tests.models.shards import TINY, VOCABULARY, examples_spec
@@ -81,8 +82,9 @@ def test_which_tokens_are_hidden_hangs_on_seed_and_place_alone() -> None:
 
 def test_a_batch_does_not_change_a_class(tmp_path: Path) -> None:
     spec = examples_spec(tmp_path)
+    assert isinstance(spec.model, ModelConfig) and isinstance(spec.data, LabelledExamples)
     model = fresh(spec.model, 1)
-    examples = Examples(spec.data.test, None, 16)  # type: ignore[union-attr]
+    examples = Examples(spec.data.test, None, 16)
 
     def classes(batch: int) -> list[int]:
         predicted = np.full(examples.n, -1)

@@ -1,5 +1,7 @@
 """Hidden tokens: exactly as many as asked, the same whoever hides them, and never the same twice."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,7 +33,7 @@ def hidden(
     corruption=st.sampled_from(["bert", "mask"]),
 )
 def test_every_window_hides_exactly_its_share_and_nothing_else_changes(
-    length: int, rate: float, start: int, seed: int, corruption: str
+    length: int, rate: float, start: int, seed: int, corruption: Literal["bert", "mask"]
 ) -> None:
     settings = MaskedToken(mask_token=MASK, rate=rate, corruption=corruption)
     tokens, found = hidden(start + np.arange(4, dtype=np.uint64), length, settings, seed)

@@ -50,7 +50,7 @@ def test_transformers_computes_our_logits(tmp_path: Path, attention: str, tied: 
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     model = uneven(shaped(attention, tied))
-    auto = AutoModelForCausalLM if attention == "causal" else AutoModelForMaskedLM
+    auto: Any = AutoModelForCausalLM if attention == "causal" else AutoModelForMaskedLM
     theirs, report = auto.from_pretrained(saved(tmp_path, model), output_loading_info=True)
     assert type(theirs).__name__ == ("Qwen3ForCausalLM" if attention == "causal" else "EuroBertForMaskedLM")
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]

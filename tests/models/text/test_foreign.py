@@ -28,7 +28,7 @@ from tests.models.shards import file_bytes, stream_spec
 VOCABULARY, T = 64, 16
 
 
-SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+SMALL: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 
 
 def gpt2() -> Any:
@@ -159,7 +159,7 @@ def test_a_step_lowers_the_loss_and_transformers_loads_what_was_saved(make: Call
 
     (tmp_path / "out").mkdir()
     save_model(tmp_path / "out", model, model.state_dict())
-    auto = AutoModelForCausalLM if spec.model.attention == "causal" else AutoModelForMaskedLM
+    auto: Any = AutoModelForCausalLM if spec.model.attention == "causal" else AutoModelForMaskedLM
     theirs, report = auto.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     with torch.no_grad():

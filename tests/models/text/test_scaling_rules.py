@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -13,8 +14,8 @@ from models.text.transformer import fresh
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
-def test_weights_are_counted_as_the_model_has_them(attention: str, tied: bool) -> None:
-    config = standard_model("tiny", 320, attention=attention, tied=tied)  # type: ignore[arg-type]
+def test_weights_are_counted_as_the_model_has_them(attention: Literal["causal", "bidirectional"], tied: bool) -> None:
+    config = standard_model("tiny", 320, attention=attention, tied=tied)
     model = fresh(config, 0)
     vocabulary = config.vocabulary * config.width
     if attention == "causal" and tied:  # what the transformer of this version builds

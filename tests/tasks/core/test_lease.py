@@ -16,7 +16,7 @@ from tasks.core.lease import holder, take, try_take
 HOLD = "import sys,time; from pathlib import Path; from tasks.core.lease import try_take; "
 
 
-def hold_in_another_process(path: Path) -> subprocess.Popen:
+def hold_in_another_process(path: Path) -> subprocess.Popen[str]:
     code = HOLD + f"lease = try_take(Path({str(path)!r})); print('held', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"

@@ -286,7 +286,7 @@ def test_called_plainly_a_stage_is_just_its_function(project: Project, tmp_path:
 def test_a_parameter_that_cannot_enter_a_key_is_refused_when_the_stage_is_defined() -> None:
     from tasks.core.stage import stage
 
-    def wrong(limit: int, out: Path) -> dict[str, int]:
+    def wrong(limit: int, out: Path) -> dict[str, int | float]:
         return {}
 
     with pytest.raises(TypeError, match=r"parameter limit is .*int.*only artifacts and pydantic models"):

@@ -1,6 +1,7 @@
 """The store: whole or not at all, named by content, verified on reuse."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def request(stage: str = "count", **settings: object) -> Request:
     )
 
 
-def commit(store: Store, asked: Request, content: str, metrics: dict | None = None) -> Artifact:
+def commit(store: Store, asked: Request, content: str, metrics: dict[str, int | float] | None = None) -> Artifact:
     out = store.scratch(asked.key) / "out"
     (out / "deep").mkdir(parents=True)
     (out / "deep" / "words.txt").write_text(content)
@@ -76,8 +77,11 @@ def test_the_manifest_holds_nothing_that_differs_between_two_equal_runs(tmp_path
         (lambda file: file.write_text("two wordz"), "the bytes of deep/words.txt have changed"),
     ],
 )
-def test_a_damaged_artifact_is_named_moved_aside_and_made_again(tmp_path: Path, harm, said: str) -> None:
-    store, warnings = Store(tmp_path), []
+def test_a_damaged_artifact_is_named_moved_aside_and_made_again(
+    tmp_path: Path, harm: Callable[[Path], object], said: str
+) -> None:
+    store = Store(tmp_path)
+    warnings: list[str] = []
     file = commit(store, request(), "two words").path / "deep" / "words.txt"
     file.chmod(0o644)
     harm(file)
@@ -127,7 +131,9 @@ def test_a_torn_key_file_is_no_answer(tmp_path: Path) -> None:
 
 
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), st.binary(max_size=40), min_size=1, max_size=4))
-def test_the_digest_depends_on_names_and_bytes_only(tmp_path_factory: pytest.TempPathFactory, files: dict) -> None:
+def test_the_digest_depends_on_names_and_bytes_only(
+    tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]
+) -> None:
     digests = set()
     for order in (sorted(files), sorted(files, reverse=True)):
         folder = tmp_path_factory.mktemp("digest")

@@ -254,7 +254,7 @@ def test_c4_edits_the_text() -> None:
 
 def test_fineweb_judges_what_c4_leaves() -> None:
     text = "An entry\n" * 9 + "The one sentence of all that is here ends in a point."
-    rules = {"fineweb": {}, "gopher_quality": None, "gopher_repetition": None}
+    rules: dict[str, Any] = {"fineweb": {}, "gopher_quality": None, "gopher_repetition": None}
     assert verdict(text, FilterSettings.model_validate(rules))[1] == "unpunctuated lines"
     assert verdict(text, FilterSettings.model_validate({**rules, "c4": {"min_sentences": 1}}))[1] == "passed"
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ def read(piece: FilePart, **columns: str) -> tuple[Read, list[tuple[int | None, 
 
 
 def packed(path: Path, content: bytes) -> Path:
-    squeeze = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
-    path.write_bytes(squeeze(content))
+    packers: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
+    path.write_bytes(packers.get(path.suffix, bytes)(content))
     return path
 
 

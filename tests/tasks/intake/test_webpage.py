@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pyarrow as pa
@@ -74,7 +75,7 @@ def test_a_page_that_kills_the_parser_is_the_only_one_lost(monkeypatch: pytest.M
     assert [error for error in answer["error"].to_pylist() if error] == ["the HTML parser crashed on this page"]
 
 
-def read(folder: Path, data: Path, content: str) -> list[Row]:
+def read(folder: Path, data: Path, content: Literal["text", "html"]) -> list[Row]:
     settings = IngestSettings(sources=(Files(paths=(str(data),), name="web", content=content),))
     ingest(take_inventory(settings), settings, fresh(folder), StageLog(), Batches(folder.parent / "batches"))
     return rows_of(folder)

@@ -65,4 +65,4 @@ def test_more_labels_than_the_pool_has_are_the_users_mistake(labelled: Artifact,
     [(0, 10, 0.0, 0.27753), (5, 10, 0.23659, 0.76341), (81, 263, 0.25529, 0.36623)],
 )
 def test_the_interval_is_wilsons(right: int, total: int, low: float, high: float) -> None:
-    assert wilson(right, total) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert wilson(right, total) == pytest.approx((low, high), abs=1e-4)

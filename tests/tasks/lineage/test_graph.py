@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.store import Artifact, Reference, Request, Store
+from tasks.core.store import Artifact, Manifest, Reference, Request, Store
 from tasks.lineage.graph import Graph, ancestors, beside
 
 
@@ -81,9 +81,15 @@ def test_a_chain_of_ten_thousand_nights_is_no_deeper_than_memory(store: Store) -
     def lookup(reference: Reference) -> Artifact:
         artifact = Artifact(reference.stage, reference.digest, store.home)
         before = int(reference.digest) - 1
-        inputs = {"model": Reference(stage="pretrain", digest=str(before)) if before else None}
-        manifest = {"stage": "pretrain", "version": 1, "inputs": inputs, "settings": {}, "code": {}, "libraries": {}}
-        artifact.__dict__["manifest"] = type(artifact).manifest.func.__annotations__["return"](**manifest, files=[])
+        artifact.__dict__["manifest"] = Manifest(
+            stage="pretrain",
+            version=1,
+            inputs={"model": Reference(stage="pretrain", digest=str(before)) if before else None},
+            settings={},
+            code={},
+            libraries={},
+            files=[],
+        )
         artifact.__dict__["metrics"] = {}
         return artifact
 

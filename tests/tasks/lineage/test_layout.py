@@ -16,7 +16,7 @@ def graph_of(inputs: list[set[int]]) -> Graph:
     references = [Reference(stage=f"stage-{i}", digest=str(i)) for i in range(len(inputs))]
     nodes = []
     for i, given_ in enumerate(inputs):
-        named: dict[str, Reference | None] = {f"input_{j}": references[j] for j in sorted(given_)}
+        named: dict[str, Reference | list[Reference] | None] = {f"input_{j}": references[j] for j in sorted(given_)}
         manifest = Manifest(stage=f"stage-{i}", version=1, inputs=named, settings={}, code={}, libraries={}, files=[])
         nodes.append(Node(references[i], manifest))
     return Graph(tuple(nodes))

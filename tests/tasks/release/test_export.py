@@ -1,6 +1,7 @@
 """The exported folder: transformers loads it as any other, and computes the same."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ def test_transformers_loads_model_and_tokenizer_and_computes_the_same(
     from tasks.tokens.vocabulary import load_tokenizer
 
     metrics = export(model, small.tokenizer, StartingModel(), tmp_path, StageLog())
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     text = "Return the number of items in the list."
     prompt = tokenizer(text, return_tensors="pt")

@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,7 +59,9 @@ def test_entries_of_a_batch_are_read_by_range(tmp_path: Path) -> None:
 
 
 @given(KEYS, KEYS)
-def test_a_run_gives_all_entries_of_the_keys_asked_for(tmp_path_factory, held: np.ndarray, asked: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_gives_all_entries_of_the_keys_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, held: np.ndarray, asked: np.ndarray
+) -> None:
     folder = tmp_path_factory.mktemp("run")
     run = SortedRun(night=0, start=50, entries=len(held), bits=2)
     held = np.sort(held)

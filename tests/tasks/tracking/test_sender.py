@@ -191,7 +191,8 @@ def test_inputs_carry_their_digest_and_source(journal: Journal, database: str) -
     }
     import mlflow
 
-    assert mlflow.data.get_source(given.dataset).uri == source["source"]
+    found: Any = mlflow.data.get_source(given.dataset)
+    assert found.uri == source["source"]
 
 
 def test_what_mlflow_refuses_stays_in_the_journal_and_stops_nothing(

@@ -1,6 +1,7 @@
 """Shares: the mixture is kept, what is new leads, and nothing small is read to death."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -36,8 +37,8 @@ def new(tmp_path: Path) -> Path:
 
 
 def mixed(new: tuple[Path, ...], old: tuple[Path, ...], tokens: int = 1000, **settings: object) -> list[Source]:
-    given = {"mixture": {}, "replay": 0.25, "window": 33, **settings}
-    return list(mix(new, old, tokens=tokens, **given))  # type: ignore[arg-type]
+    given: dict[str, Any] = {"mixture": {}, "replay": 0.25, "window": 33, **settings}
+    return list(mix(new, old, tokens=tokens, **given))
 
 
 def test_a_first_night_reads_everything_as_one_source(new: Path) -> None:

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from models.spec import MaskedToken, ModelConfig, Optimisation
+from models.spec import Machine, MaskedToken, Masking, ModelConfig, Optimisation
 from models.text.model_folder import load_model
 from models.text.scaling_rules import SIZES, derived
 from tasks.core.errors import UserError
@@ -59,7 +59,7 @@ def test_the_counted_weights_are_the_models(model: Artifact) -> None:
 
 
 def test_what_changes_no_bit_is_no_part_of_the_key() -> None:
-    settings = PretrainSettings(checkpoint_every=3, milestone_every=9, machine={"devices": 2})
+    settings = PretrainSettings(checkpoint_every=3, milestone_every=9, machine=Machine(devices=2))
     assert settings.for_key() == PretrainSettings().for_key()
 
 
@@ -130,7 +130,7 @@ def test_settings_that_do_not_go_together_are_a_sentence(settings: dict[str, obj
 
 
 def test_a_masked_objective_needs_a_tokenizer_with_a_mask(small: Small, wordpiece: Small) -> None:
-    settings = PretrainSettings(objective="masked_token", masking={"rate": 0.3, "corruption": "mask"})
+    settings = PretrainSettings(objective="masked_token", masking=Masking(rate=0.3, corruption="mask"))
     assert objective_of(settings, wordpiece.tokenizer) == MaskedToken(mask_token=4, rate=0.3, corruption="mask")
     with pytest.raises(UserError, match="has no mask token"):
         objective_of(settings, small.tokenizer)
