@@ -35,6 +35,15 @@ PROJECT = Path(__file__).resolve().parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"
 
 
+LONG = ("tests/browser/", "tests/chaos/", "tests/flows/", "tests/tasks/training/")
+"""Whole nights, servers and trainings as processes: minutes a file."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is long begins first: begun last, it would leave the other workers idle."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 class Together(LoadFileScheduling):
     """Gives each worker whole files, and the whole folder where they share servers."""
 

@@ -11,6 +11,7 @@ from tests.tiny import Commands
 
 def test_training_goes_on_without_mlflow_whose_history_then_equals_the_journal(ready: Commands, tmp_path: Path) -> None:
     ready.change("pretrain.tokens", 400 * 8 * 64)
+    ready.change("finetune", None)  # what it trains is sent as what pre-training does
     port = find_free_port()
     uri = f"http://127.0.0.1:{port}"
     (tmp_path / "server").mkdir()

@@ -40,7 +40,7 @@ def kill_in(commands: Commands, node: str, delay_s: float) -> bool:
                     continue
             process.communicate()
             return True
-        time.sleep(0.005)
+        time.sleep(0.02)
     process.communicate()
     return False
 

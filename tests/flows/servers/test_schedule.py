@@ -96,7 +96,8 @@ def test_a_schedule_a_minute_ahead_fires_and_a_killed_run_is_finished_by_rerun(
     rerun = commands.json("rerun")
     assert (rerun["id"], rerun["state"]) == (night.id, "done")
     actions = {stage["node"]: stage["action"] for stage in rerun["stages"]}
-    assert (actions["tokenize"], actions["pretrain"]) == ("reused", "ran")
+    assert actions["tokenize"] == "reused"
+    assert actions["pretrain"] in ("ran", "resumed")
     (run,) = flow_runs(services, "scheduled")
     assert wait(lambda: flow_runs(services, "scheduled")[0]["state"]["type"] in ("CRASHED", "FAILED"), 60), run["state"]
 
