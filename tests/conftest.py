@@ -155,7 +155,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
             listened: dict[int, set[str]] = {}
             watch = threading.Thread(target=note_listeners, args=(psutil.Process(process.pid), listened))
             watch.start()
-            output, errors = process.communicate(timeout=300)
+            try:
+                output, errors = process.communicate(timeout=500)
+            finally:
+                process.kill()  # of no effect once it has ended
             watch.join()
             assert process.returncode == 0, errors
             (folder / "listened.json").write_text(json.dumps({port: sorted(who) for port, who in listened.items()}))
