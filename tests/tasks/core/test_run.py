@@ -289,7 +289,7 @@ def test_a_parameter_that_cannot_enter_a_key_is_refused_when_the_stage_is_define
     def wrong(limit: int, out: Path) -> dict[str, int]:
         return {}
 
-    with pytest.raises(TypeError, match=r"parameter limit is .*int.*only artifacts, dataclasses of them, and pydantic"):
+    with pytest.raises(TypeError, match=r"parameter limit is .*int.*only artifacts and pydantic models"):
         stage(version=1)(wrong)
 
 
