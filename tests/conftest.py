@@ -1,8 +1,8 @@
 """What many tests need: a Prefect server of their own, and the optional real data beside the checkout."""
 
-import fcntl
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +14,9 @@ import hypothesis
 import psutil
 import pytest
 import yaml
+from xdist.scheduler import LoadFileScheduling
 
+from tests.prefect_database import copy_database, with_database
 from tests.tiny import SERVERS, TINY, Commands
 
 # Tests run side by side: a tiny training on one thread takes 8 s, on two contended ones up to 52 s.
@@ -33,19 +35,73 @@ PROJECT = Path(__file__).resolve().parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"
 
 
+LONG = ("tests/browser/", "tests/chaos/", "tests/flows/", "tests/tasks/training/")
+"""Whole nights, servers and trainings as processes: minutes a file."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is long begins first: begun last, it would leave the other workers idle."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+class Together(LoadFileScheduling):  # type: ignore[misc]
+    """Gives each worker whole files, and the whole folder where they share servers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "browser" if nodeid.startswith("tests/browser/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    return Together(config, log)
+
+
+def folder_of_the_run(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder that all workers of this run of pytest share."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # each worker has a folder of its own below the run's
+    (shared / name).mkdir(exist_ok=True)
+    return shared / name
+
+
 @pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A private Prefect server, known to this process's environment before Prefect is imported."""
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of Prefect's for homes of all workers (`with_database`): its creation costs 5 s."""
+    from flows.servers.prefect import PrivateServer
+    from flows.servers.process import locked
+
+    folder = folder_of_the_run(tmp_path_factory, "created")
+    with locked(folder / "lock"):
+        if not (folder / "prefect.db").exists():
+            with PrivateServer.start(folder / "home") as server:
+                server.wait()
+            copy_database(folder / "home" / "prefect" / "prefect.db", folder / "prefect.db")
+    return folder / "prefect.db"
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[str]:
+    """A private Prefect server, known to this process's environment and to Prefect, if another test imported it."""
     from flows.servers.prefect import PrivateServer, environment
 
-    home = tmp_path_factory.mktemp("prefect")
+    home = with_database(tmp_path_factory.mktemp("prefect"), prefect_database)
     with PrivateServer.start(home) as server:
         variables = environment(home, server.api_url)
         variables.pop("NIGHTSCHOOL_HOME")
         os.environ.update(variables)
+        read_prefect_settings_again()
         yield server.wait()
         for name in variables:
             os.environ.pop(name, None)
+        read_prefect_settings_again()
+
+
+def read_prefect_settings_again() -> None:
+    """Prefect reads the environment when it is imported; knowing no server, it would start one for each process."""
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +118,13 @@ def tiny(tmp_path: Path) -> Commands:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(TINY))
     return Commands(tmp_path / "home", recipe)
+
+
+@pytest.fixture
+def ready(tiny: Commands, prefect_database: Path) -> Commands:
+    """The same, where nothing is in the home but Prefect's database."""
+    with_database(tiny.home, prefect_database)
+    return tiny
 
 
 def note_listeners(parent: psutil.Process, found: dict[int, set[str]]) -> None:
@@ -81,21 +144,21 @@ def note_listeners(parent: psutil.Process, found: dict[int, set[str]]) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """One finished night of the tiny recipe for the tests of all workers, which only read it: its folder (home,
     tiny.yaml) and its entry."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # each worker has a folder of its own below the run's
-    folder = shared / "finished"
-    folder.mkdir(exist_ok=True)
+    from flows.servers.process import locked
+
+    folder = folder_of_the_run(tmp_path_factory, "finished")
     entry = folder / "night.json"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / "lock"):
         if not entry.exists():
             (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
             process = Commands(folder / "home", folder / "tiny.yaml").start("run", str(folder / "tiny.yaml"), "--json")
             listened: dict[int, set[str]] = {}
             watch = threading.Thread(target=note_listeners, args=(psutil.Process(process.pid), listened))
             watch.start()
-            output, errors = process.communicate(timeout=300)
+            try:
+                output, errors = process.communicate(timeout=500)
+            finally:
+                process.kill()  # of no effect once it has ended
             watch.join()
             assert process.returncode == 0, errors
             (folder / "listened.json").write_text(json.dumps({port: sorted(who) for port, who in listened.items()}))

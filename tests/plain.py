@@ -2,7 +2,8 @@
 
     python -m tests.plain RECIPE HOME [LOG]
 
-Prints the digest of every stage as a JSON object. LOG gets a line whenever a batch begins and another when it is done.
+Prints the digest of every stage as a JSON object. LOG gets a line whenever a batch begins and another when it is
+done; a batch that was done before does not begin.
 """
 
 import json
@@ -58,12 +59,18 @@ def run_corpus(recipe: Path, home: Path) -> list[StageOutcome]:
 
 def _logged(function: batches.BatchFunction, item: Any, folder: Path, log: Path) -> batches.Facts:
     name = "/".join(folder.parts[-5:])
-    with log.open("a") as file:
-        file.write(f"begun {name}\n")
-    facts = _do_batch(function, item, folder)
-    with log.open("a") as file:
-        file.write(f"done {name}\n")
-    return facts
+
+    def write(line: str) -> None:
+        with log.open("a") as file:
+            file.write(f"{line} {name}\n")
+
+    def told(item: Any, aside: Path) -> batches.Facts:
+        write("begun")
+        facts = function(item, aside)
+        write("done")
+        return facts
+
+    return _do_batch(told, item, folder)
 
 
 _do_batch = batches.do_batch

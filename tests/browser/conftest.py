@@ -17,6 +17,7 @@ from tasks.core.store import Request
 from tasks.release.report import ReportSettings, report
 from tasks.tracking.sender import sync
 from tests.night import Made, make_night, write_journal
+from tests.prefect_database import with_database
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -27,7 +28,7 @@ experiment's kind (its issue 24498): a link has to say which."""
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> "Iterator[Browser]":
     if not CHROMIUM.exists():
         pytest.skip(f"no browser at {CHROMIUM}; install chromium or set CHROMIUM to run the browser tests")
@@ -41,10 +42,12 @@ def browser() -> "Iterator[Browser]":
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def services(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+@pytest.fixture(scope="package")
+def services(
+    browser: "Browser", tmp_path_factory: pytest.TempPathFactory, prefect_database: Path
+) -> Iterator[Services]:
     """`up` on another port than Prefect's own, as on a machine where somebody else's Prefect runs."""
-    home = tmp_path_factory.mktemp("home")
+    home = with_database(tmp_path_factory.mktemp("home"), prefect_database)
     with pytest.MonkeyPatch.context() as patch, closing(listen(PREFECT_PORT)):
         patch.setenv("PREFECT_HOME", str(home / "prefect"))  # Prefect makes its folder when it is first imported
         patch.setenv("MLFLOW_TRACKING_USERNAME", "")  # restored at the end, whatever a connection sets meanwhile
@@ -91,7 +94,7 @@ class Tracked:
         return f"{self.uri}/#/experiments/{self.experiment}/runs/{self.runs[node]}/{tab}{TRAINING_VIEW}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tracked(services: Services) -> Tracked:
     from mlflow import MlflowClient
 

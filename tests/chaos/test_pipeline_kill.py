@@ -40,7 +40,7 @@ def kill_in(commands: Commands, node: str, delay_s: float) -> bool:
                     continue
             process.communicate()
             return True
-        time.sleep(0.005)
+        time.sleep(0.02)
     process.communicate()
     return False
 
@@ -82,10 +82,10 @@ def check(commands: Commands, undisturbed: dict[str, str]) -> None:
 
 
 def test_a_night_killed_among_its_data_and_in_its_training_ends_with_the_same_artifacts(
-    tiny: Commands, undisturbed: dict[str, str]
+    ready: Commands, undisturbed: dict[str, str]
 ) -> None:
-    disturb(tiny, 1, ("deduplicate", "pretrain"))
-    check(tiny, undisturbed)
+    disturb(ready, 1, ("deduplicate", "pretrain"))
+    check(ready, undisturbed)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,55 @@ def digest(item: str, folder: Path) -> dict[str, Any]:
     return {"first": content[0]}
 
 
-def run(engine: Engine, folder: Path, meanwhile: Callable[[], None] = lambda: None) -> dict[str, str]:
-    """The files that the engine's batches wrote, by path; `meanwhile` is called while its workers are up."""
+@dataclass(frozen=True)
+class Work:
+    """What an engine put out."""
+
+    batches: dict[str, str]
+    """The files of the batches above, by path."""
+    stages: dict[str, str]
+    """The digests of all data stages."""
+
+
+def stages(recipe: Path, home: Path) -> dict[str, str]:
+    """The digests of all data stages, their batches done by the engine of the flow around us."""
+    from flows.kinds.corpus import corpus
+    from flows.recipe import TextRecipe, load_recipe
+    from tasks.core.run import submit_to_prefect
+    from tasks.core.stage import context
+
+    asked = load_recipe(recipe)
+    assert isinstance(asked, TextRecipe)
+    run = PlainRun(home)
+    run.submit = submit_to_prefect
+    token = context.set(run)
+    try:
+        corpus.fn(asked)
+    finally:
+        context.reset(token)
+        run.journal.close()
+    return {outcome.node: outcome.digest for outcome in run.outcomes}
+
+
+def work(engine: Engine, folder: Path, recipe: Path, meanwhile: Callable[[], None] = lambda: None) -> Work:
+    """Let one flow on this engine do the batches above and those of the data stages; `meanwhile` is called in between,
+    while its workers are up."""
     from prefect import flow
 
     from tasks.core.run import submit_to_prefect
 
-    @flow(name="batches", task_runner=engine.task_runner())
-    def batches() -> None:
+    @flow(name="work", task_runner=engine.task_runner())
+    def everything() -> dict[str, str]:
         done = Batches(folder, submit_to_prefect).map("digest", digest, ITEMS)
         assert [batch.facts["first"] for batch in done] == [hashlib.blake2b(i.encode()).hexdigest()[0] for i in ITEMS]
         meanwhile()
+        return stages(recipe, folder / "home")
 
-    batches()
-    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.glob("digest/*/digest.txt"))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIGHTSCHOOL_HOME", str(folder / "home"))
+        digests = everything()
+    files = {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.glob("digest/*/digest.txt"))}
+    return Work(files, digests)
 
 
 def kill_first_worker(folder: Path, killed: list[int]) -> None:
@@ -77,9 +113,36 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.usefixtures("prefect_api")
-def test_threads_do_every_batch(tmp_path: Path) -> None:
-    assert run(Engine(), tmp_path) == expected()
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some hundred documents for all data stages."""
+    folder = tmp_path_factory.mktemp("recipe")
+    write_prose(folder / "texts", files=3, documents=200, seed=3)
+    write_prose(folder / "evaluation", files=1, documents=10, seed=3)
+    source = {"kind": "files", "name": "prose", "paths": [str(folder / "texts")]}
+    settings = {
+        "name": "engines",
+        "ingest": {"sources": [source]},
+        "filter": {"c4": {}, "fineweb": {"max_short_lines": None}},
+        "decontaminate": {"sets": {"quiz": {"path": str(folder / "evaluation" / "0.jsonl")}}},
+        "tokenizer": {"vocabulary": 400, "sample_megabytes": 0.1, "heldout": 0.2},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "recipe.yaml"
+
+
+@pytest.fixture(scope="module")
+def by_one_thread(prefect_api: str, tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Work:
+    return work(Engine(workers=1), tmp_path_factory.mktemp("one"), recipe)
+
+
+def test_one_thread_does_every_batch_and_every_stage(by_one_thread: Work) -> None:
+    assert by_one_thread.batches == expected()
+    assert set(by_one_thread.stages) == {"ingest", "filter", "deduplicate", "decontaminate", "tokenizer", "tokenize"}
+
+
+def test_several_threads_put_out_the_same_bytes(by_one_thread: Work, tmp_path: Path, recipe: Path) -> None:
+    assert work(Engine(workers=3), tmp_path, recipe) == by_one_thread
 
 
 INTRUDERS = {
@@ -125,10 +188,9 @@ def listening() -> set[tuple[str, int]]:
     }
 
 
-@pytest.mark.usefixtures("prefect_api")
 @pytest.mark.parametrize("kind", ["dask", "ray"])
-def test_a_cluster_survives_a_killed_worker_and_lets_nobody_else_in(
-    tmp_path: Path, ray_folder: Path, kind: str
+def test_a_cluster_survives_a_killed_worker_lets_nobody_else_in_and_puts_out_the_bytes_of_a_thread(
+    by_one_thread: Work, tmp_path: Path, recipe: Path, ray_folder: Path, kind: str
 ) -> None:
     pytest.importorskip(f"prefect_{kind}", reason=f"the optional package prefect-{kind} is not installed")
     killed: list[int] = []
@@ -150,56 +212,10 @@ def test_a_cluster_survives_a_killed_worker_and_lets_nobody_else_in(
         assert done.returncode != 0
         assert "inside" not in done.stdout
 
-    assert run(Engine(kind=kind, workers=2), tmp_path, intrude) == expected()  # type: ignore[arg-type]
+    assert work(Engine(kind=kind, workers=2), tmp_path, recipe, intrude) == by_one_thread  # type: ignore[arg-type]
     killer.join(5)
     assert killed
     assert killed[0] != os.getpid()
-
-
-def corpus_digests(engine: Engine, recipe: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The digests of all data stages, their batches done by this engine under Prefect."""
-    monkeypatch.setenv("NIGHTSCHOOL_HOME", str(home))
-    from flows.kinds.corpus import corpus
-    from flows.recipe import TextRecipe, load_recipe
-    from tasks.core.run import submit_to_prefect
-    from tasks.core.stage import context
-
-    asked = load_recipe(recipe)
-    assert isinstance(asked, TextRecipe)
-    run = PlainRun(home)
-    run.submit = submit_to_prefect
-    token = context.set(run)
-    try:
-        corpus.with_options(task_runner=engine.task_runner())(asked)
-    finally:
-        context.reset(token)
-    return {outcome.node: outcome.digest for outcome in run.outcomes}
-
-
-@pytest.mark.usefixtures("prefect_api")
-def test_the_data_stages_put_out_the_same_bytes_on_threads_dask_and_ray(
-    tmp_path: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_prose(tmp_path / "texts", files=3, documents=200, seed=3)
-    write_prose(tmp_path / "evaluation", files=1, documents=10, seed=3)
-    source = {"kind": "files", "name": "prose", "paths": [str(tmp_path / "texts")]}
-    settings = {
-        "name": "engines",
-        "ingest": {"sources": [source]},
-        "filter": {"c4": {}, "fineweb": {"max_short_lines": None}},
-        "decontaminate": {"sets": {"quiz": {"path": str(tmp_path / "evaluation" / "0.jsonl")}}},
-        "tokenizer": {"vocabulary": 400, "sample_megabytes": 0.1, "heldout": 0.2},
-    }
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(settings))
-    digests = {
-        f"{engine.kind} {engine.workers}": corpus_digests(engine, recipe, tmp_path / f"home-{number}", monkeypatch)
-        for number, engine in enumerate(
-            [Engine(workers=1), Engine(workers=3), Engine(kind="dask", workers=2), Engine(kind="ray", workers=2)]
-        )
-    }
-    assert set(digests["local 1"]) == {"ingest", "filter", "deduplicate", "decontaminate", "tokenizer", "tokenize"}
-    assert list(digests.values()) == [digests["local 1"]] * 4
     # Under `uv run` Ray's own way is to build an environment of 7 GB here.
     assert sum(path.stat().st_size for path in ray_folder.rglob("*") if path.is_file()) < 200e6
 

@@ -258,7 +258,7 @@ def foreign_model(folder: Path, positions: int = 64) -> Path:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    shape = {"n_positions": positions, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    shape: dict[str, Any] = {"n_positions": positions, "n_embd": 16, "n_layer": 1, "n_head": 2}
     config = GPT2Config(vocab_size=512, bos_token_id=0, eos_token_id=0, **shape)
     torch.manual_seed(0)
     GPT2LMHeadModel(config).save_pretrained(folder)

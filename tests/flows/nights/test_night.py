@@ -185,29 +185,29 @@ def test_the_exported_model_is_registered_and_linked_to_its_run(finished: tuple[
     assert run.data.tags["nightschool.node"] == "export"
 
 
-def test_an_empty_corpus_is_one_sentence(tiny: Commands, tmp_path: Path) -> None:
+def test_an_empty_corpus_is_one_sentence(ready: Commands, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
-    tiny.change("finetune", None)  # of one source, there is nothing to tell apart
-    tiny.change("ingest.sources", [{"kind": "files", "name": "none", "paths": [str(tmp_path / "empty.jsonl")]}])
-    done = tiny("run", str(tiny.recipe))
+    ready.change("finetune", None)  # of one source, there is nothing to tell apart
+    ready.change("ingest.sources", [{"kind": "files", "name": "none", "paths": [str(tmp_path / "empty.jsonl")]}])
+    done = ready("run", str(ready.recipe))
     assert done.returncode == 2
     assert done.stderr.startswith("the stage ingest failed: ")
     assert len(done.stderr.strip().splitlines()) == 2  # the sentence, and how to go on
-    assert not list(tiny.home.rglob("manifest.json"))
+    assert not list(ready.home.rglob("manifest.json"))
 
 
 def test_an_unreadable_file_is_rejected_with_its_reason_and_too_many_fail_the_night(
-    tiny: Commands, tmp_path: Path
+    ready: Commands, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_bytes(b"\xff\xfe not text \xff")
     (tmp_path / "data" / "b.txt").write_text("A readable text. " * 30)
-    tiny.change("finetune", None)
-    tiny.change("ingest.sources", [{"kind": "files", "name": "mine", "paths": [str(tmp_path / "data")]}])
-    done = tiny("run", str(tiny.recipe))
+    ready.change("finetune", None)
+    ready.change("ingest.sources", [{"kind": "files", "name": "mine", "paths": [str(tmp_path / "data")]}])
+    done = ready("run", str(ready.recipe))
     assert done.returncode == 1
     assert "a.txt" in done.stderr and "reject_limit" in done.stderr
-    assert not list(tiny.home.rglob("manifest.json"))
+    assert not list(ready.home.rglob("manifest.json"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")

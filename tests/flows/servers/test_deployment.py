@@ -22,6 +22,7 @@ from flows.servers.deployment import PROJECT, deploy, deploy_flow
 from flows.servers.prefect import environment
 from flows.servers.services import Services, down, up
 from tasks.core.errors import UserError
+from tests.prefect_database import with_database
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -102,8 +103,8 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    home = tmp_path_factory.mktemp("home")
+def stand(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Stand]:
+    home = with_database(tmp_path_factory.mktemp("home"), prefect_database)
     yield Stand(home, make_project(tmp_path_factory.mktemp("project")), up(home))
     down(home)
 
@@ -179,8 +180,8 @@ def test_prefect_yaml_describes_the_quickstart(stand: Stand, scheduled: str) -> 
     assert stand.client.read_deployment_by_name(by_command).id == made.id
 
 
-def test_down_tells_a_running_flow_before_it_ends_the_servers(tmp_path: Path) -> None:
-    stand = Stand(tmp_path, make_project(tmp_path), up(tmp_path))
+def test_down_tells_a_running_flow_before_it_ends_the_servers(tmp_path: Path, prefect_database: Path) -> None:
+    stand = Stand(tmp_path, make_project(tmp_path), up(with_database(tmp_path, prefect_database)))
     try:
         run = stand.run(stand.deploy("sleeper", "sleep"))
         stand.wait_for(run, "RUNNING")

@@ -22,6 +22,7 @@ from flows.servers.access import LINK_AGE_S, Access, make_home
 from flows.servers.connection import auth_string, connect_tracking
 from flows.servers.prefect import PrivateServer, environment, pool_template
 from flows.servers.services import Service, Services, down, end_unlocked, running, up
+from tests.prefect_database import with_database
 from tests.tiny import Commands
 
 PARTS = ("prefect", "mlflow", "private")
@@ -36,9 +37,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def services(home: Path) -> Iterator[Services]:
+def services(home: Path, prefect_database: Path) -> Iterator[Services]:
     """`up` in a home whose work pool an earlier version made."""
-    make_home(home)
+    make_home(with_database(home, prefect_database))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home / "prefect"))  # Prefect makes its folder when it is first imported
         with PrivateServer.start(home) as earlier:

@@ -57,7 +57,7 @@ def test_a_killed_training_is_started_again_and_ends_in_the_same_bits(tmp_path: 
     """Twice, with one restart allowed: a new checkpoint between the two deaths gives it back."""
     from models.fit import fit
 
-    spec, log = stream_spec(tmp_path / "killed", steps=600, checkpoint_every=5), HeardLog()
+    spec, log = stream_spec(tmp_path / "killed", steps=400, checkpoint_every=5), HeardLog()
     checkpoints = spec.work / "checkpoints"
     seen: set[str] = set()
 
@@ -73,8 +73,8 @@ def test_a_killed_training_is_started_again_and_ends_in_the_same_bits(tmp_path: 
     supervise(spec, log, restarts=1)
     killer.join()
     assert len([line for line in log.lines if "killed by SIGKILL" in line]) == 2
-    assert [step for step, values in log.series if "loss" in values] == list(range(1, 601))
-    whole = stream_spec(tmp_path / "whole", steps=600, checkpoint_every=50)
+    assert [step for step, values in log.series if "loss" in values] == list(range(1, 401))
+    whole = stream_spec(tmp_path / "whole", steps=400, checkpoint_every=50)
     fit(whole)
     assert file_bytes(spec.out) == file_bytes(whole.out)
 
