@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from models.settings import flat
+from tasks.core.artifact import Artifact, Promise, Request, find_damage
 from tasks.core.stage import StageCall
-from tasks.core.store import Artifact, Promise, Request, Store, find_damage
+from tasks.core.store import Store
 from tasks.core.versions import open_store, version_of
 
 SHOWN_DIFFERENCES = 4

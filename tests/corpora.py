@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.core.store import Artifact
+from tasks.core.artifact import Artifact
 from tasks.corpus.documents import DocumentWriter, read_documents
 
 Row = tuple[str, str, str]

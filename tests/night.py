@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tasks.core.artifact import Artifact, Reference, Request
 from tasks.core.journal import Journal
-from tasks.core.store import Artifact, Reference, Request, Store
+from tasks.core.store import Store
 from tasks.release.report import NightOfText
 
 SOURCES = ("stdlib", "topics", "numpy", "polars", "sklearn", "torch", "licences")

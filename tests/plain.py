@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import batches
+from tasks.core.artifact import Artifact
 from tasks.core.journal import Journal
 from tasks.core.run import Run, StageOutcome
 from tasks.core.stage import StageCall, context
-from tasks.core.store import Artifact, Store
+from tasks.core.store import Store
 
 
 class SilentView:

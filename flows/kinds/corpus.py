@@ -7,8 +7,8 @@ from prefect import flow
 
 from flows.nights.partitions import find_partitions, remember
 from flows.recipe import TextRecipe
+from tasks.core.artifact import Artifact
 from tasks.core.stage import Stage
-from tasks.core.store import Artifact
 from tasks.corpus.decontaminate import decontaminate, take_evaluation_inventory
 from tasks.corpus.deduplicate import deduplicate
 from tasks.corpus.filter import filter, require_documents

@@ -7,7 +7,7 @@ from prefect import flow
 from flows.kinds.corpus import Corpus
 from flows.kinds.pretrain import Pretrained
 from flows.recipe import Finetuning
-from tasks.core.store import Artifact
+from tasks.core.artifact import Artifact
 from tasks.corpus.examples import examples
 from tasks.judging.baseline import baseline
 from tasks.training.finetune import finetune as train

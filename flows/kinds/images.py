@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from tasks.core.store import Artifact
+from tasks.core.artifact import Artifact
 from tasks.corpus.images import ImagesSettings, images, take_images_inventory
 
 

@@ -7,7 +7,7 @@ from prefect import flow
 from flows.kinds.corpus import Corpus
 from flows.nights.trunk import find_trunk
 from flows.recipe import TextRecipe
-from tasks.core.store import Artifact
+from tasks.core.artifact import Artifact
 from tasks.corpus.snapshot import teaching
 from tasks.judging.evaluate import evaluate
 from tasks.release.export import export

@@ -10,7 +10,7 @@ from flows.kinds.corpus import corpus
 from flows.kinds.finetune import Finetuned, finetune
 from flows.kinds.pretrain import Pretrained, pretrain
 from flows.recipe import TextRecipe
-from tasks.core.store import Artifact
+from tasks.core.artifact import Artifact
 from tasks.release.report import NightOfText, ReportSettings, report
 
 EnterFlow = Callable[..., Any]

@@ -18,11 +18,12 @@ from flows.servers.access import make_home
 from flows.servers.connection import connect_tracking
 from flows.terminal.view import LogView, Views
 from models.files import write_file
+from tasks.core.artifact import Artifact
 from tasks.core.errors import StageError
 from tasks.core.journal import Journal
 from tasks.core.run import Run, View
 from tasks.core.stage import context, read_code
-from tasks.core.store import Artifact, Store
+from tasks.core.store import Store
 from tasks.tracking.sender import Sender, sync
 
 DRAIN_S = 30.0

@@ -6,8 +6,9 @@ nothing old, and the same night run again finds the same trunk and is reused.
 
 from collections.abc import Iterator
 
+from tasks.core.artifact import Artifact, find_damage
 from tasks.core.stage import StageCall, context
-from tasks.core.store import Artifact, KeyRecord, find_damage
+from tasks.core.store import KeyRecord
 from tasks.corpus.snapshot import Snapshot
 from tasks.training.pretrain import pretrain
 from tasks.training.settings import TRUNK_SETTINGS, PretrainSettings

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from flows.nights.ledger import Ledger, Night, StageEntry, home_folder
 from flows.terminal.printable import printable, shown
+from tasks.core.artifact import Artifact, Reference
 from tasks.core.journal import read_journal
-from tasks.core.store import Artifact, Reference, Store
+from tasks.core.store import Store
 
 if TYPE_CHECKING:
     from flows.plan import Step

@@ -19,12 +19,13 @@ from typing import Any, Protocol
 
 from models.files import write_file
 from models.settings import flat
+from tasks.core.artifact import SAMPLED_BYTES, Artifact, Request, write_run_record
 from tasks.core.batches import Batches, BatchFunction, Future, Submit, do_batch
 from tasks.core.errors import StageError, UserError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.lease import take
 from tasks.core.stage import Input, StageCall, StageLog
-from tasks.core.store import SAMPLED_BYTES, Artifact, Request, Store, Waiver, write_run_record
+from tasks.core.store import Store, Waiver
 
 SHOWN_IN_MLFLOW = (".json", ".html", ".md", ".svg", ".png")
 SHOWN_BYTES = 4 << 20

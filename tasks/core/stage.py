@@ -26,9 +26,10 @@ from typing import Any, Protocol, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 
 from models.settings import for_key
+from tasks.core.artifact import Artifact, Reference, Request
 from tasks.core.errors import UserError
 from tasks.core.fingerprint import Fingerprint, fingerprint
-from tasks.core.store import Artifact, Reference, Request, Store
+from tasks.core.store import Store
 
 Metrics = dict[str, int | float]
 GIVEN = ("out", "work", "batches", "cache", "log")

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from models.settings import Name, Settings
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches, Facts
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
 from tasks.corpus.documents import COMPRESSION, VERDICTS, document_files, text_buffers, write_documents, write_rows
 from tasks.intake.evaluation_sets import EvaluationInventory, EvaluationSet, read_texts, take_stock
 

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from models.settings import Settings
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches, DoneBatch, Facts
 from tasks.core.errors import StageError
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
 from tasks.corpus.documents import (
     VERDICTS,
     document_files,

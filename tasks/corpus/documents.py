@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tasks.core.store import Artifact
+from tasks.core.artifact import Artifact
 
 BATCH_BYTES = 32_000_000
 ROWS_HELD = 1000

@@ -22,9 +22,9 @@ from pydantic import Field, model_validator
 from tokenizers import Tokenizer
 
 from models.settings import Settings
+from tasks.core.artifact import Artifact
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
 from tasks.corpus.heldout import is_heldout, read_split
 from tasks.corpus.snapshot import Snapshot, read_snapshot
 from tasks.corpus.tokenize import token_lists

@@ -15,10 +15,10 @@ import polars as pl
 
 from models.named import ByName
 from models.settings import Settings
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches, Facts
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
 from tasks.corpus.documents import SCHEMA, VERDICTS, as_table, document_files, write_documents, write_rows
 from tasks.quality.language import Language, language_rules, languages_of
 from tasks.quality.private import Mask, mask

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.core.store import Artifact
+from tasks.core.artifact import Artifact
 
 SPLIT_FILE = "split.json"
 _RANGE = 2**64

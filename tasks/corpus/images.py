@@ -22,9 +22,9 @@ from blake3 import blake3
 from pydantic import Field, model_validator
 
 from models.settings import Settings
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches, Facts
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
 from tasks.corpus.documents import VERDICTS, write_rows
 from tasks.corpus.heldout import is_heldout
 from tasks.intake.listing import ListedFile, list_files

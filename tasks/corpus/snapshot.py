@@ -9,8 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
+from tasks.core.artifact import Artifact
 from tasks.core.digest import digest
-from tasks.core.store import Artifact
 from tasks.corpus.documents import read_documents
 
 Snapshot = tuple[Artifact, ...]

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from models.settings import Settings
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches, Facts
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
 from tasks.corpus.documents import SCHEMA, document_files
 from tasks.corpus.heldout import is_heldout, read_split
 from tasks.tokens.encode import as_arrow, encoder, fault_of

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 
 from models.named import one_of
 from models.settings import NotInKey, Settings
+from tasks.core.artifact import Artifact
 from tasks.core.stage import Forecast, Metrics, StageLog, stage
-from tasks.core.store import Artifact
 from tasks.corpus.documents import read_documents
 from tasks.corpus.heldout import is_heldout, write_split
 from tasks.intake.places import LocalPath

@@ -12,8 +12,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from models.settings import Settings
+from tasks.core.artifact import Artifact
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
 from tasks.corpus.documents import write_rows
 from tasks.corpus.labels import choose_labels
 

@@ -21,9 +21,9 @@ from pydantic import Field, field_validator
 
 from models.order.order import Order
 from models.settings import Settings
+from tasks.core.artifact import Artifact
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
 from tasks.corpus.snapshot import Snapshot, shards_of
 from tasks.tokens.vocabulary import end_of_text_id, load_tokenizer, mask_id
 from tasks.training.starting_model import StartingModel

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tasks.core.store import Artifact, Manifest, Reference
+from tasks.core.artifact import Artifact, Manifest, Reference
 
 Lookup = Callable[[Reference], Artifact]
 

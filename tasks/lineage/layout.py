@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tasks.core.store import Reference
+from tasks.core.artifact import Reference
 from tasks.lineage.graph import Graph
 
 BOX_WIDTH, BOX_HEIGHT = 176, 64

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.named import ByName
+from tasks.core.artifact import Artifact
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
 from tasks.tokens.vocabulary import end_of_text_id, mask_id, padding_id
 from tasks.training.starting_model import StartingModel
 

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from models.learn.incidents import read_incidents
 from models.settings import Settings
+from tasks.core.artifact import Artifact, Reference
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact, Reference
 from tasks.corpus.documents import document_files
 from tasks.corpus.snapshot import Snapshot, snapshot_digest
 from tasks.lineage.graph import ancestors, beside

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from tasks.core.store import Artifact
+from tasks.core.artifact import Artifact
 from tasks.tokens.vocabulary import count_ids, end_of_text_id, load_tokenizer, token_dtype
 
 PROBED_TOKENS = 1000

@@ -10,8 +10,8 @@ import re
 import numpy as np
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
+from tasks.core.artifact import Artifact
 from tasks.core.errors import UserError
-from tasks.core.store import Artifact
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"

@@ -18,9 +18,9 @@ from pydantic import Field, model_validator
 from models.settings import NotInKey, Settings
 from models.spec import FitSpec, LabelledExamples, Machine, Optimisation, StartingPoint
 from models.text.identify import load_config
+from tasks.core.artifact import Artifact
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
 from tasks.corpus.labels import choose_labels
 from tasks.judging.baseline import wilson
 from tasks.tokens.vocabulary import count_ids, load_tokenizer

@@ -16,9 +16,9 @@ from blake3 import blake3
 from models.learn.incidents import read_incidents
 from models.named import ByName
 from models.spec import FitSpec, ForeignConfig, MaskedToken, ModelConfig, NextToken, TokenStream
+from tasks.core.artifact import Artifact, Promise, run_of
 from tasks.core.errors import UserError
 from tasks.core.stage import Forecast, Metrics, StageLog, stage
-from tasks.core.store import Artifact, Promise, run_of
 from tasks.corpus.snapshot import Snapshot, shards_of, snapshot_digest
 from tasks.tokens.vocabulary import count_ids, load_tokenizer, mask_id
 from tasks.training.mixing import mix

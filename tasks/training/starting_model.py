@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 from models.settings import NotInKey, Settings
 from models.spec import ForeignConfig, ModelConfig, StartingPoint
 from models.text.identify import load_config
+from tasks.core.artifact import Artifact, Reference, Request
 from tasks.core.digest import digest
 from tasks.core.errors import UserError
-from tasks.core.store import Artifact, Reference, Request
 from tasks.tokens.vocabulary import TOKENIZER_FILE, count_ids
 
 TRUNK = "trunk"

@@ -18,7 +18,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from tasks.core.store import Artifact
+from tasks.core.artifact import Artifact
 from tasks.corpus.documents import DocumentWriter, read_documents
 from tests.benchmarks.peers.filter_nightschool import SETTINGS
 from tests.benchmarks.sides import Side, compare, environment, run_side

@@ -20,8 +20,9 @@ from scipy.stats import t as student
 
 from flows.nights.ledger import Ledger, home_folder
 from flows.recipe import TextRecipe, load_recipe
+from tasks.core.artifact import Artifact, Reference
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact, Reference, Store
+from tasks.core.store import Store
 from tasks.judging.baseline import BaselineSettings, baseline
 from tasks.training.finetune import FinetuneSettings, finetune
 

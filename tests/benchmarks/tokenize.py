@@ -22,8 +22,8 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from tasks.core.artifact import Artifact
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.documents import BATCH_BYTES, documents_file, write_documents
 from tasks.corpus.tokenizer import TokenizerSettings, tokenizer
 from tasks.tokens.pieces import END_OF_TEXT

@@ -12,8 +12,8 @@ import pytest
 from flows.servers.connection import connect_tracking
 from flows.servers.process import listen
 from flows.servers.services import PREFECT_PORT, Services, down, up
+from tasks.core.artifact import Request
 from tasks.core.stage import StageLog
-from tasks.core.store import Request
 from tasks.release.report import ReportSettings, report
 from tasks.tracking.sender import sync
 from tests.night import Made, make_night, write_journal

@@ -8,8 +8,8 @@ from typing import Literal
 import polars as pl
 import pytest
 
+from tasks.core.artifact import Artifact
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
 
 
 class HeardLog(StageLog):

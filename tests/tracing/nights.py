@@ -22,8 +22,8 @@ import polars as pl
 import pyarrow as pa
 from PIL import Image
 
+from tasks.core.artifact import Artifact, Request
 from tasks.core.stage import StageCall, context
-from tasks.core.store import Artifact, Request
 from tasks.tokens.pieces import SPECIALS, learn
 from tests.plain import PlainRun
 

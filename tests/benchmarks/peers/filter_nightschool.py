@@ -5,9 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.filter import FilterSettings, filter
 
 SETTINGS = FilterSettings.model_validate({"c4": {}, "fineweb": {}, "mask": None})

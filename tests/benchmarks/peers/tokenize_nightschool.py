@@ -7,9 +7,9 @@ from pathlib import Path
 mode, source, tokenizer, out = sys.argv[1], *map(Path, sys.argv[2:5])
 
 if mode == "run":
+    from tasks.core.artifact import Artifact
     from tasks.core.batches import Batches
     from tasks.core.stage import StageLog
-    from tasks.core.store import Artifact
     from tasks.corpus.tokenize import TokenizeSettings, tokenize
 
     (out / "shards").mkdir(parents=True)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches, do_batch
 from tasks.core.errors import StageError
 from tasks.core.stage import StageCall, StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.ingest import IngestSettings, ingest, take_inventory
 from tasks.intake.inventory import Inventory, Stock, Unit
 from tasks.intake.rows import Columns

@@ -9,8 +9,8 @@ import yaml
 from flows.nights.nightly import night
 from flows.recipe import load_recipe
 from flows.terminal.summary import figures
+from tasks.core.artifact import Artifact, Reference
 from tasks.core.stage import context
-from tasks.core.store import Artifact, Reference
 from tests.plain import PlainRun
 from tests.tiny import TINY
 

@@ -10,9 +10,9 @@ import yaml
 
 from flows.nights.partitions import find_partitions
 from flows.recipe import TextRecipe, load_recipe
+from tasks.core.artifact import Artifact
 from tasks.core.errors import StageError, UserError
 from tasks.core.run import StageOutcome
-from tasks.core.store import Artifact
 from tests.plain import run_corpus
 from tests.prose import write_prose
 

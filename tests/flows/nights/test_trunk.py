@@ -11,9 +11,10 @@ from safetensors.numpy import load_file
 
 from flows.nights.trunk import find_trunk
 from flows.plan import Plan, make_plan
+from tasks.core.artifact import Artifact, Promise, Reference, write_run_record
 from tasks.core.run import StageOutcome
 from tasks.core.stage import StageCall, context
-from tasks.core.store import Artifact, Promise, Reference, Store, write_run_record
+from tasks.core.store import Store
 from tasks.training.pretrain import pretrain
 from tasks.training.settings import PretrainSettings
 from tests.plain import PlainRun

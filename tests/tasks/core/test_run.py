@@ -9,11 +9,12 @@ from types import ModuleType
 
 import pytest
 
+from tasks.core.artifact import Artifact, Reference, find_damage
 from tasks.core.errors import StageError, UserError
 from tasks.core.journal import Journal, read_journal
 from tasks.core.run import Run, StageOutcome
 from tasks.core.stage import check_stage_names, context
-from tasks.core.store import Artifact, Reference, Store, find_damage
+from tasks.core.store import Store
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -25,7 +26,7 @@ from pydantic import BaseModel
 from {package}.helper import shout
 from tasks.core.batches import Batches
 from tasks.core.stage import Metrics, StageLog, stage
-from tasks.core.store import Artifact
+from tasks.core.artifact import Artifact
 
 
 class Settings(BaseModel):

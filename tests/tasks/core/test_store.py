@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.core.artifact import Artifact, Reference, Request, digest_of, find_damage, hash_files
 from tasks.core.errors import StageError
-from tasks.core.store import Artifact, Reference, Request, Store, digest_of, find_damage, hash_files
+from tasks.core.store import Store
 
 
 def request(stage: str = "count", **settings: object) -> Request:
@@ -147,7 +148,7 @@ def test_the_digest_depends_on_names_and_bytes_only(
 
 
 def test_run_facts_stand_beside_the_manifest_and_outside_the_digest(tmp_path: Path) -> None:
-    from tasks.core.store import write_run_record
+    from tasks.core.artifact import write_run_record
 
     made = commit(Store(tmp_path), request(), "x")
     write_run_record(made, "20260101-000000-abcd", "count", started=0.0)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.artifact import Request
 from tasks.core.errors import UserError
-from tasks.core.store import Request, Store
+from tasks.core.store import Store
 from tasks.core.versions import VERSION, open_store, version_of
 from tests.night import make_night
 from tests.tiny import Commands

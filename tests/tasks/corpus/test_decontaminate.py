@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.decontaminate import (
     DecontaminateSettings,
     decontaminate,

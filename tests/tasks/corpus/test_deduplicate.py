@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches
 from tasks.core.errors import StageError
 from tasks.core.stage import Metrics, StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.deduplicate import DeduplicateSettings, deduplicate, sign_texts
 from tasks.corpus.documents import document_files
 from tasks.similarity import band_index, matching

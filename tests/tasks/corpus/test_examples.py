@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from tasks.core.artifact import Artifact
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.examples import ExamplesSettings, examples, mask
 from tasks.corpus.heldout import is_heldout
 from tasks.corpus.tokenizer import TokenizerSettings, tokenizer

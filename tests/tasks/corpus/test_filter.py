@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.documents import document_files
 from tasks.corpus.filter import FilterSettings, filter, judge, require_documents
 from tasks.quality.private import Mask

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.images import ImagesSettings, images, judge_images, take_images_inventory
 from tasks.intake.pictures import decode
 from tasks.similarity.perceptual import hash_images, match_images

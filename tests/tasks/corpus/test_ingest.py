@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.ingest import IngestSettings, ingest, take_inventory
 from tasks.intake.docstrings import SourceFile, extract, extract_files
 from tasks.intake.rows import Columns

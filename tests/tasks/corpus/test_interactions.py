@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models.order.windows import Windows
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches
 from tasks.core.errors import StageError, UserError
 from tasks.core.stage import Metrics, StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.interactions import FIRST_ITEM, InteractionsSettings, core, interactions, take_interactions_inventory
 from tests.corpora import fresh
 

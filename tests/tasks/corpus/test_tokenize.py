@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches, do_batch
 from tasks.core.stage import Metrics, StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.documents import SCHEMA
 from tasks.corpus.heldout import is_heldout
 from tasks.corpus.tokenize import TokenizeSettings, tokenize

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.core.artifact import Artifact
 from tasks.core.errors import UserError
 from tasks.core.stage import Metrics, StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.heldout import is_heldout, read_split
 from tasks.corpus.tokenizer import TokenizerSettings, tokenizer
 from tasks.tokens.pieces import END_OF_TEXT, PADDING, SPECIALS
@@ -28,7 +28,7 @@ TRAIN = """
 import sys
 from pathlib import Path
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
+from tasks.core.artifact import Artifact
 from tasks.corpus.tokenizer import TokenizerSettings, tokenizer
 settings = TokenizerSettings(kind=sys.argv[3], vocabulary=400)
 tokenizer(Artifact.of("corpus", Path(sys.argv[1])), settings, Path(sys.argv[2]), StageLog())

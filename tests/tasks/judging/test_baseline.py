@@ -7,9 +7,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from tasks.core.artifact import Artifact
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
 from tasks.judging.baseline import BaselineSettings, baseline, wilson
 from tests.corpora import fresh
 

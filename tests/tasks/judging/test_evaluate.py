@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from tasks.core.artifact import Artifact
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
 from tasks.judging.evaluate import EvaluateSettings, evaluate
 from tasks.training.starting_model import StartingModel
 from tests.tasks.conftest import Small

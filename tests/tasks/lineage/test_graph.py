@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.store import Artifact, Manifest, Reference, Request, Store
+from tasks.core.artifact import Artifact, Manifest, Reference, Request
+from tasks.core.store import Store
 from tasks.lineage.graph import Graph, ancestors, beside
 
 

@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.store import Manifest, Reference
+from tasks.core.artifact import Manifest, Reference
 from tasks.lineage.graph import Graph, Node
 from tasks.lineage.layout import BOX_HEIGHT, BOX_WIDTH, draw, spread
 

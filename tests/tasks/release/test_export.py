@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from models.text.model_folder import load_model
+from tasks.core.artifact import Artifact
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
 from tasks.release.export import export
 from tasks.training.starting_model import StartingModel
 from tests.tasks.conftest import Small

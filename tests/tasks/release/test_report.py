@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tasks.core.artifact import Artifact
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
 from tasks.release.report import ReportSettings, bars_of, find_examples, report
 from tests.night import Made, make_night
 

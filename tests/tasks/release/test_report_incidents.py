@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.learn.incidents import write_incidents
+from tasks.core.artifact import Artifact
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
 from tasks.release.report import ReportSettings, report
 from tests.models.learn.test_incidents import some
 from tests.night import make_night

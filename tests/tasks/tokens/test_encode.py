@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from tasks.core.artifact import Artifact
 from tasks.core.batches import Batches
 from tasks.core.stage import Metrics, StageLog
-from tasks.core.store import Artifact
 from tasks.corpus.tokenize import TokenizeSettings, tokenize
 from tasks.corpus.tokenizer import TokenizerSettings, tokenizer
 from tasks.tokens.encode import Encoder, fault_of

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
+from tasks.core.artifact import Artifact
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
 from tasks.training.finetune import FinetuneSettings, finetune
 from tests.tasks.conftest import Small
 

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from models.spec import Machine, MaskedToken, Masking, ModelConfig, Optimisation
 from models.text.model_folder import load_model
 from models.text.scaling_rules import SIZES, derived
+from tasks.core.artifact import Artifact
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
 from tasks.training.pretrain import fresh_shape, mean_last_loss, objective_of, order_seed, pretrain, shape, weights_in
 from tasks.training.schedule import Schedule, derived_settings, schedule
 from tasks.training.settings import PretrainSettings

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from models.spec import ForeignConfig
+from tasks.core.artifact import Artifact
 from tasks.core.errors import UserError
 from tasks.core.stage import StageLog
-from tasks.core.store import Artifact
 from tasks.judging.evaluate import EvaluateSettings, evaluate
 from tasks.release.export import export
 from tasks.training.pretrain import pretrain, shape
