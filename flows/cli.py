@@ -203,8 +203,7 @@ def sync(as_json: Json = False) -> None:
 
 
 def _run(recipe: Path, as_json: bool, keep: list[str] | None = None, night_id: str | None = None) -> None:
-    from rich.console import Console
-
+    from flows.terminal.console import Console
     from flows.terminal.foreground import NightFailed, run_night
     from flows.terminal.summary import night_summary
 
@@ -228,8 +227,7 @@ def _show(as_json: bool, value: object, text: "Callable[[], RenderableType | str
     if as_json:
         print(json.dumps(value, indent=1, default=str))
         return
-    from rich.console import Console
-
+    from flows.terminal.console import Console
     from flows.terminal.printable import shown
 
     drawn = text()

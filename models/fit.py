@@ -203,7 +203,7 @@ def main(arguments: list[str]) -> int:
     if ranks.world > 1:  # torchrun mixes the processes' output
         os.dup2(os.open(spec.work / f"stderr-{ranks.rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
     asked = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # the last: the terminal was closed
         signal.signal(number, lambda *_: asked.set())
 
     def stop() -> bool:

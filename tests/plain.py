@@ -19,6 +19,7 @@ from tasks.core.journal import Journal
 from tasks.core.run import Run, StageOutcome
 from tasks.core.stage import StageCall, context
 from tasks.core.store import Store
+from tasks.core.versions import open_store
 
 
 class SilentView:
@@ -34,6 +35,7 @@ class PlainRun(Run):
     """A run whose stages are no Prefect tasks and whose batches are threads."""
 
     def __init__(self, home: Path) -> None:
+        open_store(home)
         super().__init__("plain", Store(home), Journal(home / "journals" / "plain.jsonl"), SilentView(), submit=None)
 
     def call(self, call: StageCall) -> Artifact:

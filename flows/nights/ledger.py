@@ -1,25 +1,28 @@
 """The ledger: one entry a night, in exactly one state, so that a morning (or a rerun) knows where it stands.
 
-Entries are JSON files replaced atomically. A night that says `running` while nobody holds its lease was killed; whoever
-looks next settles it.
+Entries are JSON files, replaced whole by whoever holds the night's lease and by nobody else. A night that says
+`running` while nobody holds its lease was killed: it is shown so, and settled by the next process that works on nights.
 """
 
 import contextlib
+import logging
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from models.files import write_file
 from tasks.core.errors import UserError
-from tasks.core.journal import Journal, read_journal
-from tasks.core.lease import holder, take
+from tasks.core.journal import Held, Journal, read_journal
+from tasks.core.lease import Lease, holder, take, try_take
 from tasks.core.versions import version_of
 
+log = logging.getLogger("nightschool.ledger")
 State = Literal["running", "done", "failed", "killed"]
 
 
@@ -62,9 +65,33 @@ class Ledger:
         self.home = home
 
     def nights(self) -> list[Night]:
-        """All nights, the oldest first; those whose process is dead are settled as killed."""
+        """All nights, the oldest first; those whose process is dead are shown as killed. Nothing is written.
+
+        An entry that cannot be read is named in a warning, and the others are returned.
+        """
         entries = sorted((self.home / "nights").glob("*.json"))
-        return [self._settled(Night.model_validate_json(path.read_bytes())) for path in entries]
+        return [self._as_it_stands(night) for path in entries if (night := self._read(path)) is not None]
+
+    def entry(self, id: str) -> Night | None:
+        """What the ledger says of a night, whether its process lives or not."""
+        return self._read(self._file(id))
+
+    def settle(self, night: Night) -> None:
+        """Write down that a night was killed, and end its journal, unless somebody works on it or has settled it."""
+        lease = try_take(self._lease(night))
+        if lease is None:
+            return
+        try:
+            self.end_if_killed(night.id, lease.held)
+        finally:
+            lease.release()
+
+    def end_if_killed(self, id: str, held: Held) -> None:
+        """The same, by a process that holds the night's lease."""
+        night = self.entry(id)
+        if night is not None and night.state == "running":
+            close_journal(self.journal_path(night), "KILLED", held)
+            self.write(_killed(night), held)
 
     def to_rerun(self, id: str | None = None) -> Night:
         """The night named `id`, or the last one if it did not end well.
@@ -90,17 +117,26 @@ class Ledger:
         """The night that a Prefect flow run works on, if it has begun one."""
         return next((night for night in self.nights() if prefect_run in night.prefect_runs), None)
 
-    def write(self, night: Night) -> None:
+    def write(self, night: Night, held: Held = nullcontext) -> None:
         """Put the night's entry on the disk, atomically, in place of the one that stood there."""
         folder = self.home / "nights"
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / f"{night.id}.json", night.model_dump_json(indent=1).encode())
+        with held():
+            write_file(self._file(night.id), night.model_dump_json(indent=1, exclude={"in_mlflow"}).encode())
+
+    def mark_in_mlflow(self, night: Night, is_level: bool) -> None:
+        """Keep, beside the night's entry, whether MLflow has been seen to hold all of its journal."""
+        if is_level:
+            self._mark(night.id).touch()
+        else:
+            self._mark(night.id).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def hold(self, night: Night) -> Iterator[None]:
-        """Hold the night's lease for the block: while it is held, the night is not taken for dead."""
-        with take(self._lease(night)):
-            yield
+    def hold(self, night: Night) -> Iterator[Lease]:
+        """Hold the night's lease for the block: while it is held, the night is not taken for dead, and this process
+        alone writes of it."""
+        with take(self._lease(night)) as lease:
+            yield lease
 
     def journal_path(self, night: Night) -> Path:
         """The file that the night's records are appended to; it need not exist yet."""
@@ -109,15 +145,35 @@ class Ledger:
     def _lease(self, night: Night) -> Path:
         return self.home / "leases" / f"night-{night.id}"
 
-    def _settled(self, night: Night) -> Night:
-        if night.state != "running" or holder(self._lease(night)) is not None:
-            return night
-        settled = night.model_copy(
-            update={"state": "killed", "ended": now(), "error": "its process was killed or the machine went down"}
-        )
-        close_journal(self.journal_path(night), "KILLED")
-        self.write(settled)
-        return settled
+    def _file(self, id: str) -> Path:
+        return self.home / "nights" / f"{id}.json"
+
+    def _mark(self, id: str) -> Path:
+        return self.home / "nights" / f"{id}.in-mlflow"
+
+    def _read(self, path: Path) -> Night | None:
+        try:
+            night = Night.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            log.warning("the night's entry %s cannot be read (%s); restore it or remove it", path, reason_of(error))
+            return None
+        return night.model_copy(update={"in_mlflow": night.in_mlflow or self._mark(night.id).exists()})
+
+    def _as_it_stands(self, night: Night) -> Night:
+        is_dead = night.state == "running" and holder(self._lease(night)) is None
+        return _killed(night) if is_dead else night
+
+
+def _killed(night: Night) -> Night:
+    said = "its process was killed or the machine went down"
+    return night.model_copy(update={"state": "killed", "ended": night.ended or now(), "error": said})
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def new_night(recipe: str, recipe_path: Path) -> Night:
@@ -126,7 +182,7 @@ def new_night(recipe: str, recipe_path: Path) -> Night:
     return Night(id=id, recipe=recipe, recipe_path=str(recipe_path), state="running", started=now())
 
 
-def close_journal(path: Path, status: str) -> None:
+def close_journal(path: Path, status: str, held: Held = nullcontext) -> None:
     """End what a dead process left open in its journal, so that MLflow does not show it as running for ever."""
     open_nodes: dict[str, None] = {}
     for record in read_journal(path):
@@ -134,7 +190,7 @@ def close_journal(path: Path, status: str) -> None:
             open_nodes[record.node] = None
         elif record.kind == "end":
             open_nodes.pop(record.node, None)
-    journal = Journal(path)
+    journal = Journal(path, held)
     for node in reversed(open_nodes):
         journal.append("end", node, status=status)
     journal.close()

@@ -19,8 +19,8 @@ from flows.servers.connection import connect_tracking
 from flows.terminal.view import LogView, Views
 from models.files import write_file
 from tasks.core.artifact import Artifact
-from tasks.core.errors import StageError
-from tasks.core.journal import Journal
+from tasks.core.errors import StageError, UserError
+from tasks.core.journal import Held, Journal
 from tasks.core.run import Run, View
 from tasks.core.stage import context, read_code
 from tasks.core.store import Store
@@ -70,9 +70,12 @@ def open_session(recipe_path: Path, keep: frozenset[str], night_id: str | None) 
     recipe = load_recipe(recipe_path)
     read_code()
     night = _choose_night(ledger, recipe, find_recipe(recipe_path), night_id)
-    with ledger.hold(night):
-        ledger.write(night)
-        journal = Journal(ledger.journal_path(night))
+    with ledger.hold(night) as lease:
+        ledger.end_if_killed(night.id, lease.held)
+        if night_id is not None:
+            require_unfinished(ledger.entry(night_id))
+        ledger.write(night, lease.held)
+        journal = Journal(ledger.journal_path(night), lease.held)
         sender = Sender(journal.path, connect_tracking(home))
         sender.start()
         terminal, page = view.get(), _prefect_log()
@@ -85,10 +88,10 @@ def open_session(recipe_path: Path, keep: frozenset[str], night_id: str | None) 
         try:
             yield Session(night, recipe, run)
         except BaseException as error:
-            _end(ledger, night, run, "failed" if isinstance(error, Exception) else "killed", error)
+            _end(ledger, night, run, "failed" if isinstance(error, Exception) else "killed", error, lease.held)
             raise
         else:
-            _end(ledger, night, run, "done", None)
+            _end(ledger, night, run, "done", None, lease.held)
         finally:
             context.reset(token)
             _level(ledger, night, sender, watcher)
@@ -134,20 +137,26 @@ def _record_start(home: Path, journal: Journal, night: Night, recipe: Recipe) ->
     journal.append("artifact", "", path=str(copy), to="recipe")
 
 
-def _end(ledger: Ledger, night: Night, run: Run, state: State, error: BaseException | None) -> None:
+def require_unfinished(entry: Night | None) -> None:
+    """Raise UserError if a night that was to be gone on with has ended well while this process waited for it."""
+    if entry is not None and entry.state == "done":
+        raise UserError(f"night {entry.id} has ended well meanwhile, so there is nothing to go on with")
+
+
+def _end(ledger: Ledger, night: Night, run: Run, state: State, error: BaseException | None, held: Held) -> None:
     """Write how the night ended. On a full disk the error that says so matters more than its record: the entry then
-    stays `running` and is settled by whoever looks next."""
+    stays `running` and is settled later. A night that another process has taken over is that one's to end."""
     night.state = state
     night.ended = now()
     night.stages = [StageEntry(**vars(outcome)) for outcome in run.outcomes]
     night.failed_node = run.failed_node
     night.error = None if error is None else str(error) if isinstance(error, Exception) else "it was interrupted"
     times = {f"seconds/{outcome.node}": outcome.seconds for outcome in run.outcomes}
-    with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+    with contextlib.suppress(OSError, StageError) if error else contextlib.nullcontext():
         run.journal.append("metrics", "", values=times, step=0, at=time.time_ns() // 1_000_000)
         run.journal.close()
-        close_journal(run.journal.path, STATUSES[state])
-        ledger.write(night)
+        close_journal(run.journal.path, STATUSES[state], held)
+        ledger.write(night, held)
 
 
 def _prefect_log() -> LogView:
@@ -163,13 +172,21 @@ def sync_all(ledger: Ledger) -> dict[str, int]:
         StageError: MLflow does not answer.
     """
     uri = connect_tracking(ledger.home)
-    return {night.id: _sync(ledger, night, uri) for night in ledger.nights() if night.state != "running"}
+    return {night.id: _sync(ledger, night, uri) for night in _ended(ledger)}
+
+
+def _ended(ledger: Ledger) -> list[Night]:
+    """The nights that no process works on; those that were killed are settled."""
+    for night in ledger.nights():
+        if night.state == "killed":
+            ledger.settle(night)
+    return [night for night in ledger.nights() if night.state != "running"]
 
 
 def _send_missing(ledger: Ledger, uri: str, view: View) -> None:
     """Send what earlier nights could not: those that were killed, or ran while MLflow was away."""
-    for night in ledger.nights():
-        if night.state != "running" and not night.in_mlflow:
+    for night in _ended(ledger):
+        if not night.in_mlflow:
             try:
                 _sync(ledger, night, uri)
             except StageError as error:
@@ -188,4 +205,4 @@ def _note_in_mlflow(ledger: Ledger, night: Night, is_level: bool) -> None:
     if night.state != "running" and night.in_mlflow != is_level:
         night.in_mlflow = is_level
         with contextlib.suppress(OSError):  # a full disk has been reported by the stage that met it
-            ledger.write(night)
+            ledger.mark_in_mlflow(night, is_level)

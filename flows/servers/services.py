@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -33,6 +34,7 @@ from flows.servers.process import (
 )
 from models.files import write_file
 from tasks.core.errors import StageError
+from tasks.core.processes import identity
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
@@ -51,8 +53,8 @@ class Service:
     name: str
     """"prefect", "mlflow" or "worker"."""
     pid: int
-    created: float
-    """When the process was created, in seconds since 1970; tells it from a later one with the same pid."""
+    born: str
+    """Tells the process from a later one with the same pid (tasks/core/processes.py)."""
     url: str
     """Where programs find it; for the worker, the server that it works for. Browsers: `Services.pages`."""
     log: str
@@ -60,9 +62,7 @@ class Service:
     def process(self) -> psutil.Process | None:
         """The process, if it is alive and still the one that was started."""
         try:
-            process = psutil.Process(self.pid)
-            is_same = abs(process.create_time() - self.created) < CLOCK_SLACK_S
-            return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
+            return psutil.Process(self.pid) if identity(self.pid) == self.born else None
         except psutil.NoSuchProcess:
             return None
 
@@ -208,7 +208,7 @@ def _start_worker(home: Path, prefect_url: str) -> Service:
 
 
 def _service(name: str, process: "subprocess.Popen[bytes]", url: str, log: Path) -> Service:
-    return Service(name, process.pid, psutil.Process(process.pid).create_time(), url, str(log))
+    return Service(name, process.pid, identity(process.pid) or "", url, str(log))
 
 
 def _port(before: Service | None, preferred: int) -> Port:
@@ -245,7 +245,9 @@ def _is_ready(home: Path, part: Service) -> bool:
         return answers(home, f"{part.url}/health")
     workers = json.loads(fetch(home, f"{part.url}/api/work_pools/{POOL}/workers/filter", b"{}") or b"[]")
     heartbeats = [worker["last_heartbeat_time"] for worker in workers if worker["last_heartbeat_time"]]
-    return any(datetime.fromisoformat(heartbeat).timestamp() > part.created for heartbeat in heartbeats)
+    process = part.process()
+    began = process.create_time() if process else float("inf")
+    return any(datetime.fromisoformat(heartbeat).timestamp() > began for heartbeat in heartbeats)
 
 
 def end_unlocked(parts: Iterable[Service]) -> None:
@@ -287,9 +289,19 @@ def _end(processes: list[psutil.Process], grace: float = STOP_TIMEOUT_S) -> None
 
 def _read(home: Path) -> list[Service]:
     try:
-        return [Service(**part) for part in json.loads((home / "services.json").read_bytes())["parts"]]
+        return [_of_today(part) for part in json.loads((home / "services.json").read_bytes())["parts"]]
     except FileNotFoundError:
         return []
+
+
+def _of_today(part: dict[str, Any]) -> Service:
+    """A service as it was written; one of an older Nightschool was known by its time of creation."""
+    if "created" in part:
+        created, part["born"] = part.pop("created"), ""
+        with suppress(psutil.NoSuchProcess):
+            if abs(psutil.Process(part["pid"]).create_time() - created) < CLOCK_SLACK_S:
+                part["born"] = identity(part["pid"]) or ""
+    return Service(**part)
 
 
 def _write(home: Path, parts: Iterable[Service]) -> None:

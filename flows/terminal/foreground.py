@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from rich.console import Console
-
 from flows.nights.ledger import Ledger, Night, home_folder
 from flows.recipe_file import read_recipe_file
 from flows.servers.access import make_home
 from flows.servers.connection import existing_api_url, is_ours
 from flows.servers.prefect import PrivateServer, environment
+from flows.terminal.console import Console
 from tasks.core.errors import StageError
 from tasks.core.run import is_disk_full
 
@@ -115,13 +114,17 @@ def _one_line(error: Exception) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Make SIGTERM end the run in order, as Ctrl-C does: stages clean up, training saves, MLflow hears of it."""
+    """Make SIGTERM, and a terminal that is closed, end the run in order, as Ctrl-C does.
+
+    Stages clean up, training saves, MLflow hears of it.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

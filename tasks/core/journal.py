@@ -7,15 +7,20 @@ torn by a full disk or a power cut is cut off when the journal is opened again.
 
 import contextlib
 import json
+import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 SYNC_S = 1.0
+log = logging.getLogger("nightschool.journal")
+Held = Callable[[], AbstractContextManager[None]]
+"""A block in which this process alone may write."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +44,28 @@ class Record:
 class Journal:
     """A journal opened for appending; safe to use from several threads of one process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, held: Held = nullcontext) -> None:
+        """Open a journal, and cut off a torn last line.
+
+        Args:
+            held: in which each line is written; raises if this process may not write any more (Lease.held).
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._held = held
         self._lock = threading.Lock()
-        self._file = open(path, "ab")  # noqa: SIM115 - open as long as the journal
-        whole, self._seq = _whole_lines(path)
-        self._file.truncate(whole)
+        with held():
+            self._file = open(path, "ab")  # noqa: SIM115 - open as long as the journal
+            whole, self._seq = _whole_lines(path)
+            self._file.truncate(whole)
         self._synced = time.monotonic()
 
     def append(self, kind: str, node: str = "", **payload: Any) -> int:
-        """Write one record and return its number. Raises OSError when the disk is full; the record is then not
-        written."""
-        with self._lock:
+        """Write one record and return its number.
+
+        Raises OSError when the disk is full, and what `held` raises; the record is then not written.
+        """
+        with self._lock, self._held():
             record = {
                 "seq": self._seq + 1,
                 "time": time.time_ns() // 1_000_000,
@@ -99,14 +113,22 @@ class Journal:
 
 
 def read_journal(path: Path, after: int = 0) -> Iterator[Record]:
-    """Records with a number above `after`, in order; a line that is still being written is left for the next read."""
+    """Records with a number above `after`, in order.
+
+    A line that is still being written is left for the next read; one that is no record is named in a warning and passed
+    over.
+    """
     if not path.exists():
         return
     with open(path, "rb") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
-            record = Record.parse(line)
+            try:
+                record = Record.parse(line)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                log.warning("line %d of the journal %s is no record; it is passed over", number, path)
+                continue
             if record.seq > after:
                 yield record
 

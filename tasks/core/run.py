@@ -23,7 +23,7 @@ from tasks.core.artifact import SAMPLED_BYTES, Artifact, Request, write_run_reco
 from tasks.core.batches import Batches, BatchFunction, Future, Submit, do_batch
 from tasks.core.errors import StageError, UserError
 from tasks.core.journal import Journal, read_journal
-from tasks.core.lease import take
+from tasks.core.lease import Claim, take
 from tasks.core.stage import Input, StageCall, StageLog
 from tasks.core.store import Store, Waiver
 
@@ -74,6 +74,8 @@ class Run:
     failed_node: str | None = None
     submit: Submit | None = field(default_factory=lambda: submit_to_prefect)
     """The engine that does the stages' batches; None: threads of this process."""
+    _waited: dict[str, float] = field(default_factory=dict)
+    """Seconds that a node has waited for another process, which are no work of its own."""
 
     def call(self, call: StageCall) -> Artifact:
         """Run the stage as a Prefect task and return its artifact."""
@@ -138,7 +140,8 @@ class Run:
                     "NIGHTSCHOOL_HOME at a larger disk"
                 ) from error
             raise
-        outcome = StageOutcome(call.node, call.stage.name, action, artifact.digest, time.monotonic() - started)
+        worked = time.monotonic() - started - self._waited.pop(call.node, 0.0)
+        outcome = StageOutcome(call.node, call.stage.name, action, artifact.digest, worked)
         self.outcomes.append(outcome)
         self.view.ended(outcome)
         return artifact
@@ -147,7 +150,9 @@ class Run:
         standing = self._standing(call, request, log.info)
         if standing is not None:
             return standing
-        with take(self.store.home / "leases" / request.key) as lease:
+        asked = time.monotonic()
+        with take(self.store.home / "leases" / request.key, lambda claim: log.info(waiting_for(claim))) as lease:
+            self._waited[call.node] = time.monotonic() - asked
             found = self.store.find(request, log.info)  # another process may have made it while we waited
             if found is not None:
                 return "reused", found
@@ -155,9 +160,10 @@ class Run:
             work, out = scratch / "work", scratch / f"out-{lease.token}"
             keeps = call.stage.keeps_work or call.stage.in_batches
             resumed = keeps and work.is_dir() and any(work.iterdir())
-            for leftover in scratch.glob("out-*"):
-                shutil.rmtree(leftover)
-            out.mkdir(parents=True)
+            with lease.held():
+                for leftover in scratch.glob("out-*"):
+                    shutil.rmtree(leftover)
+                out.mkdir(parents=True)
             given: dict[str, Any] = {"out": out, "log": log}
             if call.stage.keeps_work:
                 work.mkdir(exist_ok=True)
@@ -170,12 +176,16 @@ class Run:
             self.view.began(call.node, "resume" if resumed else "run")
             try:
                 metrics = call.stage.function(**call.arguments, **given)
-                artifact = self.store.commit(request, out, metrics, lease.confirm)
+                artifact = self.store.commit(request, out, metrics, lease.held)
             except BaseException:
-                shutil.rmtree(out if keeps else scratch, ignore_errors=True)
+                shutil.rmtree(out, ignore_errors=True)  # its own alone: another process may have succeeded this one
+                if not keeps:
+                    with contextlib.suppress(StageError, OSError), lease.held():
+                        shutil.rmtree(scratch)
                 raise
-            shutil.rmtree(scratch)
-            write_run_record(artifact, self.id, call.node, started)
+            with lease.held():
+                shutil.rmtree(scratch)
+                write_run_record(artifact, self.id, call.node, started)
             return "resumed" if resumed else "ran", artifact
 
     def _record_start(self, call: StageCall, request: Request) -> None:
@@ -259,6 +269,11 @@ class RunLog(StageLog):
     def progress(self, done: float, total: float, unit: str) -> None:
         """Show how far the work is to whoever watches."""
         self.run.view.progressed(self.node, done, total, unit)
+
+
+def waiting_for(claim: Claim) -> str:
+    """Who is at work on the same thing."""
+    return f"waits for process {claim['pid']} on {claim['host']}, which is making the same"
 
 
 def waived_in_words(waiver: Waiver) -> str:

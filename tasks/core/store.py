@@ -8,6 +8,8 @@ next run finds by its digest.
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -96,32 +98,41 @@ class Store:
         if damage is None:
             return artifact
         aside = self.set_aside(artifact)
-        warn(
-            f"{artifact.stage} {artifact.digest[:12]} is damaged ({damage}); "
-            f"it was moved to {aside} and is derived again"
-        )
+        where = f"it was moved to {aside}" if aside else "another process has moved it aside"
+        warn(f"{artifact.stage} {artifact.digest[:12]} is damaged ({damage}); {where} and is derived again")
         return None
 
-    def set_aside(self, artifact: Artifact) -> Path:
-        """Move a damaged artifact out of reach, keeping its bytes for whoever wants to know what happened."""
+    def set_aside(self, artifact: Artifact) -> Path | None:
+        """Move a damaged artifact out of reach, keeping its bytes for whoever wants to know what happened.
+
+        Returns where it is, or None if another process has moved it.
+        """
         damaged = self.home / "damaged"
         damaged.mkdir(parents=True, exist_ok=True)
-        taken = sum(1 for _ in damaged.glob(f"{artifact.stage}-{artifact.digest}-*"))
-        aside = damaged / f"{artifact.stage}-{artifact.digest}-{taken + 1}"
-        artifact.path.rename(aside)
-        return aside
+        for number in count(1):
+            aside = damaged / f"{artifact.stage}-{artifact.digest}-{number}"
+            try:
+                artifact.path.rename(aside)
+            except FileNotFoundError:
+                return None
+            except OSError:
+                if not aside.exists():
+                    raise
+            else:
+                return aside
+        raise AssertionError("unreachable")
 
     def commit(
         self,
         request: Request,
         out: Path,
         metrics: dict[str, int | float],
-        confirm: Callable[[], None] = lambda: None,
+        held: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Artifact:
         """Make the folder `out` the artifact that answers `request`.
 
-        `confirm` is called last before the rename and raises if the writer has lost its lease: a process that slept
-        through its own time-out must not speak for the stage any more.
+        What others can see happens in `held()`, which raises if the writer has lost its lease (Lease.held): a process
+        that slept through its own time-out must not speak for the stage any more.
 
         Raises:
             StageError: `out` holds a link or other thing that is not a plain file.
@@ -139,15 +150,17 @@ class Store:
             sync(folder)
         target = self.path(request.stage, name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        confirm()
         artifact = Artifact(request.stage, name, target)
-        if target.exists() and find_damage(artifact) is not None:
-            self.set_aside(artifact)
-        if target.exists():  # other settings, same bytes: the wave of reruns stops at this stage
-            shutil.rmtree(out)
-        else:
-            place_folder(out, target)
-        self.point(request, name)
+        with held():
+            if target.exists() and find_damage(artifact) is not None:
+                self.set_aside(artifact)
+            try:
+                place_folder(out, target)
+            except OSError:
+                if not (target / MANIFEST_FILE).exists():
+                    raise
+                shutil.rmtree(out)  # other settings, same bytes: the wave of reruns stops at this stage
+            self.point(request, name)
         return artifact
 
     def point(self, request: Request, digest: str, waiver: Waiver | None = None) -> None:

@@ -73,6 +73,7 @@ class Projection:
         self._run = run
         self._experiment = self._find_experiment(experiment)
         self._runs = self._find_runs()
+        self._unsure = False
 
     @property
     def is_new(self) -> bool:
@@ -83,6 +84,19 @@ class Projection:
         """Whether MLflow serves a small request now: tells an outage from a record that it cannot digest."""
         try:
             self._client.search_experiments(max_results=1)
+        except Exception:
+            return False
+        return True
+
+    def takes(self, node: str) -> bool:
+        """Whether MLflow writes for this node at all: tells what is the matter with a record from a database that is
+        read-only, a full disk, or a run or experiment that somebody has deleted and may restore."""
+        said = "nightschool.sender", "was here"
+        try:
+            if node in self._runs:
+                self._client.set_tag(self._runs[node], *said)
+            else:
+                self._client.set_experiment_tag(self._experiment, *said)
         except Exception:
             return False
         return True
@@ -136,13 +150,17 @@ class Projection:
 
     def _id(self, node: str, time_ms: int, name: str = "", tags: dict[str, str] | None = None) -> str:
         """The MLflow run of a node, created if need be."""
+        if node not in self._runs and self._unsure:
+            self._runs, self._unsure = self._find_runs(), False
         if node not in self._runs:
             identity = {RUN_TAG: self._run, NODE_TAG: node}
             if node:
                 identity["mlflow.parentRunId"] = self._id("", time_ms)
+            self._unsure = True  # until the answer is here: it may be made and the answer be lost
             created = self._client.create_run(
                 self._experiment, time_ms, _cut(tags or {}, TAG_LENGTH) | identity, name or node or self._run
             )
+            self._unsure = False
             self._runs[node] = created.info.run_id
         return self._runs[node]
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from models.files import write_file
 from tasks.core.errors import StageError
 from tasks.core.journal import Record
-from tasks.tracking.projection import Projection, is_refusal
+from tasks.tracking.projection import Projection, Refusal, is_refusal
 
 RECORDS_A_BATCH = 500
 POLL_S = 0.5
@@ -166,8 +166,8 @@ class _Feed:
     def send_batch(self) -> int:
         """Send the next records and move the cursor; returns how many, 0 when MLflow is level with the journal.
 
-        Raises whatever stands in the way; call again later. A record that MLflow will never take is named in the
-        log and passed over.
+        Raises whatever stands in the way; call again later. A record that is malformed in itself, so that MLflow takes
+        others of its run and not this one, is named in the log and passed over.
         """
         if self._projection is None and not self._connect():
             return 0
@@ -244,7 +244,8 @@ class _Feed:
             try:
                 self._projection.apply([record])
             except Exception as error:
-                if not is_refusal(error) and not (stubborn and self._projection.answers()):
+                passing = isinstance(error, Refusal) or self._projection.takes(record.node)
+                if not passing or not (is_refusal(error) or stubborn):
                     raise
                 log.warning(
                     "MLflow refuses record %d (%s of %s): %s; it stays in the journal %s",
@@ -266,16 +267,29 @@ class _Feed:
         write_file(self._cursor_path, json.dumps(asdict(cursor)).encode(), durable=False)
 
 
-def _read(file: BinaryIO, limit: int) -> Iterator[tuple[int, Record]]:
+def _read(file: BinaryIO, limit: int, strict: bool = False) -> Iterator[tuple[int, Record]]:
     """Whole lines from here on, each with the byte at which it starts. The journal's own reader starts at its first
-    line, which a follower of a long night cannot afford twice a second."""
-    for _ in range(limit):
+    line, which a follower of a long night cannot afford twice a second.
+
+    Args:
+        strict: whether a line that is no record raises; else it is named in the log and passed over.
+    """
+    read = 0
+    while read < limit:
         offset = file.tell()
         line = file.readline()
         if not line.endswith(b"\n"):
             file.seek(offset)
             return
-        yield offset, Record.parse(line)
+        try:
+            record = Record.parse(line)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if strict:
+                raise
+            log.warning("the line at byte %d of %s is no record; it is passed over", offset, file.name)
+            continue
+        read += 1
+        yield offset, record
 
 
 def _seek_after(file: BinaryIO, cursor: _Cursor) -> None:
@@ -283,8 +297,8 @@ def _seek_after(file: BinaryIO, cursor: _Cursor) -> None:
     last second after MLflow has seen it."""
     file.seek(cursor.offset)
     try:
-        found = next(_read(file, 1), None)
-    except (ValueError, KeyError):  # the middle of some other line
+        found = next(_read(file, 1, strict=True), None)
+    except (ValueError, KeyError, TypeError, AttributeError):  # the middle of some other line
         found = None
     if cursor.seq == 0 or found is None or (found[1].seq, found[1].time) != (cursor.seq, cursor.time):
         file.seek(0)

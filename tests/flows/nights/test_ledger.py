@@ -33,7 +33,8 @@ def test_a_running_night_whose_process_was_killed_is_settled_as_killed(tmp_path:
     process.wait()
     (night,) = ledger.nights()
     assert night.state == "killed"
-    assert ledger.to_rerun() == night
+    assert ledger.to_rerun().id == night.id
+    ledger.settle(night)
     ends = [(r.node, r.payload["status"]) for r in read_journal(ledger.journal_path(night)) if r.kind == "end"]
     assert ends == [("ingest", "FINISHED"), ("filter", "KILLED"), ("", "KILLED")]
 
@@ -65,3 +66,53 @@ def test_closing_a_journal_twice_adds_nothing(tmp_path: Path) -> None:
     close_journal(journal.path, "FAILED")
     close_journal(journal.path, "FINISHED")
     assert [record.kind for record in read_journal(journal.path)] == ["start", "end"]
+
+
+def test_looking_writes_nothing_and_settling_writes_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    night = new_night("small", Path("r.yaml"))
+    ledger.write(night)
+    Journal(ledger.journal_path(night)).append("start")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (seen,) = ledger.nights()
+    assert seen.state == "killed"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    ledger.settle(seen)
+    entry = ledger.entry(night.id)
+    assert entry is not None and entry.state == "killed"
+    written = ledger.journal_path(night).read_bytes()
+    ledger.settle(seen)
+    assert ledger.journal_path(night).read_bytes() == written
+
+
+def test_a_stale_copy_settles_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    night = new_night("small", Path("r.yaml"))
+    stale = night.model_copy()
+    ledger.write(night.model_copy(update={"state": "done"}))
+    ledger.settle(stale)
+    entry = ledger.entry(night.id)
+    assert entry is not None and entry.state == "done"
+
+
+def test_an_entry_that_cannot_be_read_is_named_and_the_others_are_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger(tmp_path)
+    night = new_night("small", Path("r.yaml"))
+    ledger.write(night.model_copy(update={"state": "done"}))
+    (tmp_path / "nights" / "20200101-000000-0000.json").write_text("{torn")
+    assert [found.id for found in ledger.nights()] == [night.id]
+    assert "20200101-000000-0000.json cannot be read" in caplog.text
+
+
+def test_whether_mlflow_has_a_night_is_kept_beside_its_entry(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    night = new_night("small", Path("r.yaml"))
+    ledger.write(night.model_copy(update={"state": "done"}))
+    before = (tmp_path / "nights" / f"{night.id}.json").read_bytes()
+    ledger.mark_in_mlflow(night, True)
+    assert ledger.nights()[0].in_mlflow
+    ledger.mark_in_mlflow(night, False)
+    assert not ledger.nights()[0].in_mlflow
+    assert (tmp_path / "nights" / f"{night.id}.json").read_bytes() == before

@@ -22,6 +22,7 @@ from flows.servers.access import LINK_AGE_S, Access, make_home
 from flows.servers.connection import auth_string, connect_tracking
 from flows.servers.prefect import PrivateServer, environment, pool_template
 from flows.servers.services import Service, Services, down, end_unlocked, running, up
+from tasks.core.processes import identity
 from tests.prefect_database import with_database
 from tests.tiny import Commands
 
@@ -339,7 +340,7 @@ def test_servers_of_an_earlier_version_are_ended_with_their_worker(tmp_path: Pat
         assert open_server.stdout
         url = f"http://127.0.0.1:{int(open_server.stdout.readline())}"
         parts = [
-            Service(name, process.pid, psutil.Process(process.pid).create_time(), url, "")
+            Service(name, process.pid, identity(process.pid) or "", url, "")
             for name, process in (("mlflow", open_server), ("worker", worker))
         ]
         end_unlocked(parts)

@@ -184,7 +184,7 @@ def test_a_private_server_that_fails_names_its_log(tmp_path: Path) -> None:
 
 def test_down_spares_a_process_that_only_has_the_pid(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as other:
-        part = Service("mlflow", other.pid, time.time() - 86_400, "http://127.0.0.1:5000", "")
+        part = Service("mlflow", other.pid, "another process", "http://127.0.0.1:5000", "")
         (tmp_path / "services.json").write_text(json.dumps({"parts": [vars(part)]}))
         assert running(tmp_path) is None
         assert down(tmp_path) == ()

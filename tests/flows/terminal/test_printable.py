@@ -47,7 +47,7 @@ def test_every_table_shows_a_hostile_name(hostile: str, tmp_path: Path) -> None:
         id=hostile, recipe=hostile, recipe_path=hostile, state="failed", started="", error=hostile, stages=[entry]
     )
     step = Step(hostile, hostile, "run", [hostile, hostile], [hostile])
-    services = Services(home=tmp_path, parts=(Service(name="worker", pid=1, created=0.0, url="", log=f"/{hostile}"),))
+    services = Services(home=tmp_path, parts=(Service(name="worker", pid=1, born="", url="", log=f"/{hostile}"),))
     tables = {
         "plan": plan_table([step]),
         "status": status_table(tmp_path, services, [night]),

@@ -1,7 +1,9 @@
 """The store: whole or not at all, named by content, verified on reuse."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -102,8 +104,10 @@ def test_a_manifest_of_another_artifact_is_damage(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_lost_its_lease_commits_nothing(tmp_path: Path) -> None:
-    def lost() -> None:
+    @contextmanager
+    def lost() -> Iterator[None]:
         raise StageError("lost")
+        yield
 
     store = Store(tmp_path)
     out = store.scratch("k") / "out"
@@ -112,6 +116,34 @@ def test_a_writer_that_lost_its_lease_commits_nothing(tmp_path: Path) -> None:
         store.commit(request(), out, {}, lost)
     assert store.find(request(), warn=pytest.fail) is None
     assert not list((tmp_path / "artifacts").rglob("manifest.json"))
+
+
+def test_two_finders_of_one_damaged_artifact_both_go_on(tmp_path: Path) -> None:
+    store, said = Store(tmp_path), list[str]()
+    made = commit(store, request(), "x")
+    (made.path / "deep" / "words.txt").chmod(0o600)
+    (made.path / "deep" / "words.txt").write_text("y")
+    other = Store(tmp_path)
+    move = other.set_aside
+
+    def after_the_other(artifact: Artifact) -> Path | None:
+        assert move(artifact) is not None
+        return store.set_aside(artifact)
+
+    store_that_is_late = Store(tmp_path)
+    store_that_is_late.set_aside = after_the_other  # type: ignore[method-assign]
+    assert store_that_is_late.find(request(), said.append) is None
+    assert "another process has moved it aside and is derived again" in said[0]
+
+
+def test_two_committers_of_one_digest_both_answer_their_request(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    asked = [request(a=number) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda one: commit(store, one, "the same"), asked))
+    assert len({artifact.digest for artifact in made}) == 1
+    assert all(store.find(one, warn=pytest.fail) is not None for one in asked)
+    assert find_damage(made[0], None) is None
 
 
 def test_a_link_in_the_output_is_refused(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,109 @@ def test_what_mlflow_refuses_stays_in_the_journal_and_stops_nothing(
     assert recorded(journal.path) - found == Counter({("pretrain", "what?!", 0, 0, 1.0): 1})
     assert "record 5 (metrics of pretrain)" in caplog.text
     assert "gone.html is gone" in caplog.text
+
+
+def refusing(database: str, *tables: str) -> AbstractContextManager[None]:
+    """MLflow's database as one that can be read and takes nothing into these tables."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection:
+            for table in tables:
+                for deed in ("INSERT", "UPDATE"):
+                    connection.execute(
+                        f"CREATE TRIGGER no_{table}_{deed} BEFORE {deed} ON {table} "
+                        "BEGIN SELECT RAISE(ABORT, 'attempt to write a readonly database'); END"
+                    )
+            connection.commit()
+            yield
+            for table in tables:
+                for deed in ("INSERT", "UPDATE"):
+                    connection.execute(f"DROP TRIGGER no_{table}_{deed}")
+            connection.commit()
+
+    return block()
+
+
+TABLES = ("runs", "metrics", "latest_metrics", "params", "tags", "experiment_tags")
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before its first record", "in the middle"])
+def test_an_mlflow_that_answers_and_takes_nothing_loses_nothing(journal: Journal, database: str, begun: bool) -> None:
+    begin(journal, "pretrain")
+    if begun:
+        measure(journal, "pretrain", range(3))
+    else:
+        client(database).create_experiment("recipe")
+    if begun:
+        sync(journal.path, database)
+    measure(journal, "pretrain", range(3, 20))
+    with refusing(database, *TABLES), pytest.raises(StageError, match=r"does not take night-1\.jsonl"):
+        sync(journal.path, database)
+    sync(journal.path, database)
+    assert history(database) == recorded(journal.path)
+    assert set(runs(database)) == {"", "pretrain"}
+
+
+@pytest.mark.parametrize("what", ["run", "experiment"])
+def test_what_somebody_deleted_by_hand_gets_everything_when_it_is_restored(
+    journal: Journal, database: str, what: str
+) -> None:
+    begin(journal, "pretrain")
+    measure(journal, "pretrain", range(3))
+    sync(journal.path, database)
+    mlflow, run = client(database), runs(database)["pretrain"].info
+    if what == "run":
+        mlflow.delete_run(run.run_id)
+    else:
+        mlflow.delete_experiment(run.experiment_id)
+    measure(journal, "pretrain", range(3, 20))
+    with pytest.raises(StageError, match=r"does not take night-1\.jsonl"):
+        sync(journal.path, database)
+    if what == "run":
+        mlflow.restore_run(run.run_id)
+    else:
+        mlflow.restore_experiment(run.experiment_id)
+    sync(journal.path, database)
+    assert history(database) == recorded(journal.path)
+    assert set(runs(database)) == {"", "pretrain"}
+
+
+def test_an_answer_that_gets_lost_makes_no_second_run(
+    journal: Journal, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    create, lost = MlflowClient.create_run, iter([True, False, True])
+
+    def create_and_lose(self: MlflowClient, *arguments: Any, **named: Any) -> Any:
+        made = create(self, *arguments, **named)
+        if next(lost, False):
+            raise ConnectionError("the answer got lost")
+        return made
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_and_lose)
+    begin(journal, "pretrain")
+    measure(journal, "pretrain", range(3))
+    sync(journal.path, database)
+    (experiment,) = [found for found in client(database).search_experiments() if found.name == "recipe"]
+    assert len(client(database).search_runs([experiment.experiment_id])) == 2
+    assert history(database) == recorded(journal.path)
+
+
+def test_a_line_that_is_no_record_is_named_and_the_others_are_sent(
+    journal: Journal, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(journal, "pretrain")
+    measure(journal, "pretrain", range(2))
+    with journal.path.open("ab") as file:
+        file.write(b"{not json}\n[]\n")
+    with closing(Journal(journal.path)) as again:
+        measure(again, "pretrain", range(2, 4))
+    sync(journal.path, database)
+    assert history(database) == recorded(journal.path)
+    assert sum(history(database).values()) == 8
+    assert "is no record; it is passed over" in caplog.text
 
 
 def test_long_values_are_cut_and_say_so(journal: Journal, database: str) -> None:
