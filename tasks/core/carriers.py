@@ -12,6 +12,7 @@ CARRIERS: dict[str, str] = {
     "tasks.core.stage": "the contract: calls the function with what it asks for",
     "tasks.core.artifact": "a folder and what its manifest says of it",
     "tasks.core.store": "places folders whole and finds them again",
+    "tasks.core.processes": "tells one process from another",
     "tasks.core.versions": "brings an older home forward",
     "tasks.core.journal": "tells what happened",
     "tasks.core.lease": "keeps two processes apart",
