@@ -46,7 +46,8 @@ def trial(home: Path, moment: float) -> None:
     files = {path: path.read_bytes() for path in (home / "artifacts").rglob("*") if path.is_file()}
     frozen.send_signal(signal.SIGCONT)
     output, errors = frozen.communicate(timeout=60)
-    assert output == "" and "was taken over by process" in errors, (output, errors)
+    # Either it is refused, or it had written all that it had to write before it froze.
+    assert output == "done\n" or "was taken over by process" in errors, (output, errors)
     assert (home / "journals" / f"{NIGHT}.jsonl").read_bytes() == journal
     assert Ledger(home).entry(NIGHT) == entry
     assert entry is not None and (entry.state, entry.error) == ("done", f"by {successor.pid}")
