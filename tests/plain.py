@@ -9,6 +9,8 @@ done; a batch that was done before does not begin.
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,19 @@ class PlainRun(Run):
         return (call.settled and self._settled(call)) or self._recorded(call)
 
 
-def run_corpus(recipe: Path, home: Path) -> list[StageOutcome]:
-    """Run the flow `corpus` and return what its stages did."""
+@contextmanager
+def opened(run: Run) -> Iterator[Run]:
+    """Make the run the context of the stages that the block asks for."""
+    token = context.set(run)
+    try:
+        yield run
+    finally:
+        context.reset(token)
+        run.journal.close()
+
+
+def run_corpus(recipe: Path, home: Path, submit: batches.Submit | None = None) -> list[StageOutcome]:
+    """Run the flow `corpus` and return what its stages did; their batches are done by `submit`, or by threads."""
     os.environ["NIGHTSCHOOL_HOME"] = str(home)
     from flows.kinds.corpus import corpus
     from flows.recipe import TextRecipe, load_recipe
@@ -51,12 +64,9 @@ def run_corpus(recipe: Path, home: Path) -> list[StageOutcome]:
     asked = load_recipe(recipe)
     assert isinstance(asked, TextRecipe)
     run = PlainRun(home)
-    token = context.set(run)
-    try:
+    run.submit = submit
+    with opened(run):
         corpus.fn(asked)
-    finally:
-        context.reset(token)
-        run.journal.close()
     return run.outcomes
 
 

@@ -9,13 +9,7 @@ from pydoc_data.topics import topics
 def write_prose(folder: Path, files: int, documents: int, seed: int) -> list[Path]:
     """Write `documents` in `files` jsonl files: one in ten is a copy of an earlier one, one in ten nearly so."""
     chance = random.Random(seed)
-    sentences = [
-        " ".join(sentence.split()) + "."
-        for text in topics.values()
-        for paragraph in text.split("\n\n")
-        for sentence in paragraph.split(". ")
-        if 5 <= len(sentence.split()) <= 40
-    ]
+    sentences = english_sentences(5, 40, plain=False)
     texts: list[str] = []
     for _ in range(documents):
         fate = chance.random()
@@ -32,3 +26,14 @@ def write_prose(folder: Path, files: int, documents: int, seed: int) -> list[Pat
     for number, path in enumerate(paths):
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[number::files]))
     return paths
+
+
+def english_sentences(shortest: int = 8, longest: int = 20, plain: bool = True) -> list[str]:
+    """Sentences of Python's language reference, of so many words, in its order; plain ones hold letters alone."""
+    return [
+        " ".join(sentence.split()) + "."
+        for text in topics.values()
+        for paragraph in text.split("\n\n")
+        for sentence in paragraph.split(". ")
+        if shortest <= len(sentence.split()) <= longest and (not plain or sentence.replace(" ", "").isalpha())
+    ]

@@ -78,8 +78,8 @@ class Ledger:
 
     def settle(self, night: Night) -> None:
         """Write down that a night was killed, and end its journal, unless somebody works on it or has settled it."""
-        lease = try_take(self._lease(night))
-        if lease is None:
+        entry = self.entry(night.id)
+        if entry is None or entry.state != "running" or (lease := try_take(self._lease(night))) is None:
             return
         try:
             self.end_if_killed(night.id, lease.held)

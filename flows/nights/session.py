@@ -177,10 +177,11 @@ def sync_all(ledger: Ledger) -> dict[str, int]:
 
 def _ended(ledger: Ledger) -> list[Night]:
     """The nights that no process works on; those that were killed are settled."""
-    for night in ledger.nights():
+    ended = [night for night in ledger.nights() if night.state != "running"]
+    for night in ended:
         if night.state == "killed":
             ledger.settle(night)
-    return [night for night in ledger.nights() if night.state != "running"]
+    return ended
 
 
 def _send_missing(ledger: Ledger, uri: str, view: View) -> None:

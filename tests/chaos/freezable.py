@@ -12,9 +12,9 @@ from models.settings import Settings
 from tasks.core import lease as leases
 from tasks.core.journal import Journal
 from tasks.core.run import Run
-from tasks.core.stage import Metrics, StageLog, context, stage
+from tasks.core.stage import Metrics, StageLog, stage
 from tasks.core.store import Store
-from tests.plain import PlainRun
+from tests.plain import PlainRun, opened
 
 STEPS = 20
 
@@ -57,12 +57,8 @@ def main(home: Path, night_id: str) -> None:
         journal = Journal(ledger.journal_path(night), lease.held)
         journal.append("start", "", name=night.id, pid=os.getpid())
         run = FencedRun(night.id, Store(home), journal)
-        token = context.set(run)
-        try:
+        with opened(run):
             slowly.run(Slowly())
-        finally:
-            context.reset(token)
-        journal.close()
         close_journal(journal.path, "FINISHED", lease.held)
         ledger.write(night.model_copy(update={"state": "done", "error": f"by {os.getpid()}"}), lease.held)
     print("done", flush=True)

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from flows.engine import Engine
 from tasks.core.batches import Batches
-from tests.plain import PlainRun
+from tests.plain import run_corpus
 from tests.prose import write_prose
 
 ITEMS = [f"document {number}" for number in range(8)]
@@ -50,22 +50,9 @@ class Work:
 
 def stages(recipe: Path, home: Path) -> dict[str, str]:
     """The digests of all data stages, their batches done by the engine of the flow around us."""
-    from flows.kinds.corpus import corpus
-    from flows.recipe import TextRecipe, load_recipe
     from tasks.core.run import submit_to_prefect
-    from tasks.core.stage import context
 
-    asked = load_recipe(recipe)
-    assert isinstance(asked, TextRecipe)
-    run = PlainRun(home)
-    run.submit = submit_to_prefect
-    token = context.set(run)
-    try:
-        corpus.fn(asked)
-    finally:
-        context.reset(token)
-        run.journal.close()
-    return {outcome.node: outcome.digest for outcome in run.outcomes}
+    return {outcome.node: outcome.digest for outcome in run_corpus(recipe, home, submit_to_prefect)}
 
 
 def work(engine: Engine, folder: Path, recipe: Path, meanwhile: Callable[[], None] = lambda: None) -> Work:

@@ -6,7 +6,6 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
@@ -16,9 +15,9 @@ from flows import checks
 from flows.capacity import Capacity
 from flows.checks import checked_recipe
 from flows.recipe import TextRecipe
-from tasks.core.stage import context
 from tests.conftest import PROJECT
-from tests.plain import PlainRun
+from tests.plain import PlainRun, opened
+from tests.prose import english_sentences
 from tests.tasks.intake.test_formats import response
 from tests.tracing.nights import foreign_model
 
@@ -58,13 +57,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def texts(count: int, seed: int = 0) -> Iterator[str]:
     """Documents of English sentences, a few to a line."""
-    sentences = [
-        " ".join(sentence.split()) + "."
-        for text in topics.values()
-        for paragraph in text.split("\n\n")
-        for sentence in paragraph.split(". ")
-        if 8 <= len(sentence.split()) <= 20 and sentence.replace(" ", "").isalpha()
-    ]
+    sentences = english_sentences()
     chance = random.Random(seed)
     for _ in range(count):
         yield "\n".join(" ".join(chance.sample(sentences, 2)) for _ in range(4))
@@ -83,18 +76,13 @@ def test_an_example_passes_all_checks_and_its_data_stages_run(
     from flows.kinds.corpus import corpus
     from flows.nights.nightly import night
 
-    run = PlainRun(tmp_path)
-    token = context.set(run)
-    try:
+    with opened(PlainRun(tmp_path)) as run:
         if isinstance(recipe, TextRecipe):
             assert all(partition.documents.metrics["kept"] > 10 for partition in corpus.fn(recipe).partitions)
         else:
             night(recipe, call=lambda flow, *arguments: flow.fn(*arguments))
             (outcome,) = run.outcomes
             assert outcome.action == "ran"
-    finally:
-        context.reset(token)
-        run.journal.close()
 
 
 def test_every_kind_of_work_has_an_example() -> None:

@@ -14,7 +14,6 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from tasks.core.artifact import Artifact, Request
 from tasks.core.stage import StageCall, context
 from tasks.tokens.pieces import SPECIALS, learn
 from tests.plain import PlainRun
+from tests.prose import english_sentences
 
 Values = dict[str, Any]
 Row = dict[str, str]
@@ -179,13 +179,7 @@ def _more_nights(folder: Path, corpus: Values) -> Iterator[Night]:
 def _rows(count: int, length: int) -> list[Row]:
     """English documents of `length` sentences, of two sources; the last one is the first again, the one before nearly
     the second."""
-    sentences = [
-        " ".join(sentence.split()) + "."
-        for text in topics.values()
-        for paragraph in text.split("\n\n")
-        for sentence in paragraph.split(". ")
-        if 8 <= len(sentence.split()) <= 20 and sentence.replace(" ", "").isalpha()
-    ]
+    sentences = english_sentences()
     chance = random.Random(0)
     rows = [
         {"body": "\n".join(chance.sample(sentences, length)), "site": ("one", "two")[number % 2]}
